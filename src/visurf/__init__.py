@@ -1,0 +1,1 @@
+"""ViSurf: supervised and reinforcement fine-tuning of vision-language models in one stage."""

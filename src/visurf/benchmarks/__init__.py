@@ -1,0 +1,1 @@
+"""Data sets in their original layout, one file each."""

@@ -1,0 +1,1 @@
+"""Verifiable rewards, one file per family of definitions."""

@@ -1,0 +1,270 @@
+"""The records that flow through visurf: samples, answers, completions, scores and groups.
+
+Targets (what is true) and answers (what a model said) are the same types. Boxes are float ``xyxy``, half-open, in pixels
+of the *original* image; see `visurf.geometry` for every convention. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+Size = tuple[int, int]
+Source = Literal["policy", "label"]
+
+# A decoded image above this many pixels is refused: a decompression bomb, not a photograph.
+MAX_IMAGE_PIXELS = 178_956_970
+
+
+class DataError(ValueError):
+    """A sample that cannot be used: names the file, row and field, what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """A lazy image: a path, encoded bytes or a PIL image; opened by content, not by extension.
+
+    Pixels are EXIF-transposed once and converted to RGB, so every coordinate refers to the upright picture. Decoded pixels
+    are never kept, which bounds host memory.
+    """
+
+    source: str | Path | bytes | Image.Image
+    _size: Size | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The path, or what kind of in-memory image this is."""
+        return str(self.source) if isinstance(self.source, str | Path) else f"<{type(self.source).__name__}>"
+
+    def _open(self) -> Image.Image:
+        source = self.source
+        if isinstance(source, Image.Image):
+            return source
+        try:
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        except FileNotFoundError as error:
+            raise DataError(f"image {self.name}: no such file") from error
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise DataError(f"image {self.name}: cannot be read as an image ({error})") from error
+        if image.width * image.height > MAX_IMAGE_PIXELS:
+            raise DataError(f"image {self.name}: {image.width} x {image.height} pixels is over the limit {MAX_IMAGE_PIXELS}")
+        return image
+
+    @property
+    def size(self) -> Size:
+        """Width and height in pixels after EXIF transposition; reads the header only.
+
+        Raises:
+            DataError: The image is missing or unreadable.
+        """
+        if self._size is None:
+            image = self._open()
+            width, height = image.size
+            if image.getexif().get(0x0112) in (5, 6, 7, 8):
+                width, height = height, width
+            if not isinstance(self.source, Image.Image):
+                image.close()
+            object.__setattr__(self, "_size", (width, height))
+        assert self._size is not None
+        return self._size
+
+    def load(self) -> Image.Image:
+        """Decode to an upright RGB image.
+
+        Raises:
+            DataError: The image is missing, truncated or unreadable.
+        """
+        image = self._open()
+        try:
+            upright = ImageOps.exif_transpose(image)
+            return upright.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"image {self.name}: cannot be decoded ({error})") from error
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Zero or more boxes, each with an optional point inside the object. Zero boxes mean "no object"."""
+
+    boxes: tuple[Box, ...] = ()
+    points: tuple[Point, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that boxes and points pair up."""
+        if self.points is not None and len(self.points) != len(self.boxes):
+            raise ValueError(f"{len(self.boxes)} boxes but {len(self.points)} points; give one point per box or none")
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes with confidences in [0, 1], one category asked at a time. Zero boxes mean "No Objects"."""
+
+    boxes: tuple[Box, ...] = ()
+    confidences: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that boxes and confidences pair up."""
+        if len(self.confidences) != len(self.boxes):
+            raise ValueError(f"{len(self.boxes)} boxes but {len(self.confidences)} confidences")
+
+
+@dataclass(frozen=True)
+class Points:
+    """One or more points, in pixels of the original image. As a target, boxes may tell where a hit counts."""
+
+    points: tuple[Point, ...]
+    boxes: tuple[Box, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Binary masks, each uint8 (height, width) with 0 background, 1 object, 255 ignored."""
+
+    masks: tuple[NDArray[np.uint8], ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several options: its letter, and the options' texts."""
+
+    letter: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number, kept as the text that was written."""
+
+    text: str
+
+    @property
+    def value(self) -> float:
+        """The value; NaN when the text is no number."""
+        try:
+            return float(self.text.replace(",", ""))
+        except ValueError:
+            return math.nan
+
+
+@dataclass(frozen=True)
+class Text:
+    """Free text, or a class name."""
+
+    text: str
+
+
+Answer = Objects | Detections | Points | Masks | Choice | Number | Text
+
+
+@dataclass(frozen=True)
+class ParseError:
+    """Why a completion's text gave no answer: a short stable reason and what was seen."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled prompt: images, a question and what is true of them."""
+
+    id: str
+    images: tuple[ImageRef, ...]
+    question: str
+    target: Answer
+    response: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> Size:
+        """Width and height of the first image, in pixels; (0, 0) for a prompt without image."""
+        return self.images[0].size if self.images else (0, 0)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One member of a group: what the policy sampled, or the label rendered as the policy would write it.
+
+    `token_ids` end with the end-of-turn token unless `truncated`. `logprobs` are those of the sampled distribution
+    (logits / temperature) at sampling time, one per token, or None where nothing was sampled.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    answer: Answer | None
+    error: ParseError | None
+    source: Source = "policy"
+    truncated: bool = False
+    logprobs: tuple[float, ...] | None = None
+    has_reasoning: bool = True
+
+
+@dataclass(frozen=True)
+class Score:
+    """Named reward parts, unweighted, and their weighted total. A part that abstained is None and counts nothing."""
+
+    parts: Mapping[str, float | None]
+    total: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """One sample, the completions of its prompt, their scores and advantages, in the same order.
+
+    `smoothed` tells that the label's reward was replaced by the rollouts' mean, `zero_variance` that all rewards were equal.
+    """
+
+    sample: Sample
+    completions: tuple[Completion, ...]
+    scores: tuple[Score, ...]
+    rewards: tuple[float, ...] = ()
+    advantages: tuple[float, ...] = ()
+    smoothed: bool = False
+    zero_variance: bool = False
+
+    @property
+    def label_index(self) -> int | None:
+        """Where the label stands in the group, or None."""
+        return next((i for i, c in enumerate(self.completions) if c.source == "label"), None)
+
+
+def check_boxes(boxes: Sequence[Sequence[float]], size: Size, where: str) -> tuple[Box, ...]:
+    """Validate boxes against their image.
+
+    Args:
+        boxes: xyxy, pixels of the original image.
+        size: Image width and height.
+        where: File, row and field, for the message.
+
+    Raises:
+        DataError: A box has not four finite numbers, x2 <= x1 or y2 <= y1, or leaves its image.
+    """
+    width, height = size
+    checked = []
+    for box in boxes:
+        numbers = [v for v in box if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+        if len(box) != 4 or len(numbers) != 4:
+            raise DataError(f"{where}: expected four finite numbers x1, y1, x2, y2, got {list(box)!r}")
+        x1, y1, x2, y2 = (float(v) for v in numbers)
+        if x2 <= x1 or y2 <= y1:
+            raise DataError(f"{where}: expected x1 < x2 and y1 < y2, got {list(box)!r}; is it xywh? set box_format: xywh")
+        # Annotation tools overshoot by fractions of a pixel; more than one pixel is another frame or another image.
+        if x1 < -1 or y1 < -1 or x2 > width + 1 or y2 > height + 1:
+            raise DataError(
+                f"{where}: box {list(box)!r} leaves its image of {width} x {height} pixels; "
+                "if the file is in another frame set frame: 1000 or frame: unit"
+            )
+        checked.append((max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))))
+    return tuple(checked)
