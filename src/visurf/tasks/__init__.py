@@ -1,0 +1,1 @@
+"""Tasks, one file each: prompt, label text, parser, rewards, metrics."""
