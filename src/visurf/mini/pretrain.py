@@ -171,7 +171,12 @@ def pretrain(folder: Path, settings: Settings, every: int = 200) -> Tensor:
             opt.load_state_dict(saved)
         first, seconds = state["step"], state["seconds"]
     loss = torch.tensor(float("nan"))
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         line = bar.add_task("pre-training", total=settings.steps, completed=first)
         began = time.monotonic() - seconds
@@ -191,7 +196,11 @@ def pretrain(folder: Path, settings: Settings, every: int = 200) -> Tensor:
             if (step + 1) % every == 0 or step + 1 == settings.steps:
                 _save(folder, step + 1, model, opts, time.monotonic() - began)
                 with (folder / "curve.jsonl").open("a") as out:
-                    point = {"step": step + 1, "loss": round(loss.item(), 4), "minutes": round((time.monotonic() - began) / 60, 1)}
+                    point = {
+                        "step": step + 1,
+                        "loss": round(loss.item(), 4),
+                        "minutes": round((time.monotonic() - began) / 60, 1),
+                    }
                     out.write(json.dumps(point) + "\n")
     return loss.detach()
 

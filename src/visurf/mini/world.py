@@ -187,5 +187,3 @@ def referring_samples(domain: Domain, count: int, seed: int, absent: float = 0.4
         answer = target(scene.find(colour, kind))
         samples.append(Sample(f"{seed}-{index}", (ImageRef(scene.render()),), question(colour, kind), answer))
     return samples
-
-

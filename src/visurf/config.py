@@ -1,0 +1,366 @@
+"""Configuration: frozen dataclasses, filled from YAML and then from ``key=value`` on the command line.
+
+A recipe holds what differs from these defaults. An unknown key, a wrong type or an impossible value is an error that says which
+key, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from visurf.control import Controls
+from visurf.naming import suggestion
+
+
+class ConfigError(ValueError):
+    """A recipe or command line that cannot be used."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on the language model; rank 0 trains all parameters."""
+
+    rank: int = 0
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model, and how it is held.
+
+    Attributes:
+        path: Folder in the hub's layout, hub name, or `mini` for the embedded model.
+        dtype: Of the frozen or adapted weights; `auto` is float32, and bfloat16 for the base of adapters on a GPU.
+        autocast: bfloat16 arithmetic over float32 parameters; `auto` where the device has it.
+        freeze_vision: Do not train the vision tower.
+        min_pixels: Overrides the image processor's lower limit.
+        max_pixels: Overrides the image processor's upper limit.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        lora: Adapters.
+    """
+
+    path: str = "mini"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    autocast: Literal["auto", "on", "off"] = "auto"
+    freeze_vision: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    gradient_checkpointing: bool = False
+    lora: LoraConfig = LoraConfig()
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from.
+
+    Attributes:
+        train: JSONL file, or ``world:DOMAIN?count=N&seed=S`` for the rendered world.
+        validation: Likewise; evaluated during training. Empty for none.
+        images: Folder that image paths are relative to; empty for the JSONL file's own.
+        format: Layout of the rows.
+        box_format: Of boxes in the file.
+        frame: What the file's coordinates are: pixels of the original image, 0-1000, or fractions.
+        on_bad_sample: Stop at the first bad row, or skip it, counted and named.
+    """
+
+    train: str = ""
+    validation: str = ""
+    images: str = ""
+    format: Literal["jsonl", "visual_rft", "vision_reasoner"] = "jsonl"
+    box_format: Literal["xyxy", "xywh"] = "xyxy"
+    frame: Literal["pixel", "1000", "unit"] = "pixel"
+    on_bad_sample: Literal["error", "skip"] = "error"
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Which task, and the prompt: a name of the task's prompts, a text with ``{question}``, or empty for its default."""
+
+    name: str = "referring"
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How completions are scored.
+
+    Attributes:
+        variant: `sound`, `published` (bit-exact with the released code) or `paper`.
+        frame: Width and height of the frame in which pixel thresholds hold.
+        weights: Weight of each part; a part that is not named counts once, 0 switches it off (it is still logged).
+        functions: More parts: name -> ``pkg.module:function`` or ``file.py:function``, called as (completion, sample).
+        on_error: What an exception in a reward does: stop the run, or abstain and count.
+    """
+
+    variant: Literal["sound", "published", "paper"] = "sound"
+    frame: tuple[float, float] = (840.0, 840.0)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    functions: Mapping[str, str] = field(default_factory=dict)
+    on_error: Literal["stop", "abstain"] = "stop"
+
+
+@dataclass(frozen=True)
+class AdvantageConfig:
+    """(reward - mean) / (std + eps); see `visurf.advantages.group_advantages`."""
+
+    ddof: int = 1
+    eps: float = 1e-6
+    scale: Literal["group", "batch", "none"] = "group"
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Settings of the clipped objective; see `visurf.objective.Objective`."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    ratio: Literal["token", "sequence"] = "token"
+    average: Literal["token", "sequence"] = "token"
+    ratio_cap: float | None = None
+    kl: float = 0.0
+    kl_on_label: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule (names of transformers' schedules)."""
+
+    lr: float = 1e-6
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How the policy is sampled."""
+
+    group_size: int = 8
+    max_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    token_budget: int = 65536
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """When and on how much the policy is evaluated during training; greedy decoding. `every` 0 never does."""
+
+    every: int = 0
+    limit: int = 200
+    metric: str = "giou"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written, how many are kept, and whether a run goes on from the last one.
+
+    `every` 0 writes one at the end only. `resume`: `auto` goes on where checkpoints exist, `never` refuses a used folder.
+    """
+
+    every: int = 50
+    keep: int = 2
+    resume: Literal["auto", "never"] = "auto"
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of several: a paradigm, its steps, and dotted overrides that hold for it alone."""
+
+    paradigm: str = "visurf"
+    steps: int = 0
+    override: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run.
+
+    Attributes:
+        paradigm: Which way to post-train; see `visurf.paradigms`.
+        stages: Explicit stages; empty for the paradigm's own (a paradigm of several stages shares `steps` equally).
+        steps: Optimiser batches of the run, over all stages.
+        prompts_per_step: Prompts of one batch, over all processes.
+        inner_steps: Optimiser steps on each batch of rollouts.
+        tokens_per_microbatch: Budget of one packed row.
+        seed: Of data order, rollouts and initialisation of adapters.
+        out: The run folder.
+        threads: CPU threads; 0 leaves torch's default.
+    """
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    task: TaskConfig = TaskConfig()
+    paradigm: str = "visurf"
+    stages: tuple[StageConfig, ...] = ()
+    controls: Controls = Controls()
+    reward: RewardConfig = RewardConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    steps: int = 200
+    prompts_per_step: int = 16
+    inner_steps: int = 1
+    tokens_per_microbatch: int = 16384
+    seed: int = 0
+    out: str = "runs/visurf"
+    threads: int = 0
+
+
+C = TypeVar("C")
+
+
+def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    """Fill a configuration dataclass from plain values.
+
+    Raises:
+        ConfigError: Unknown key (with a suggestion), wrong type or value.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or 'the recipe'}: expected keys and values, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            raise ConfigError(f"unknown key {path!r}{suggestion(str(key), dict(known))}")
+        arguments[key] = _convert(known[key], value, path)
+    return cls(**arguments)
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else build(kind, value, path)  # type: ignore[arg-type]
+    if origin is Literal:
+        if value in inner or str(value) in inner:
+            return value if value in inner else str(value)
+        raise ConfigError(f"{path}: expected one of {', '.join(map(str, inner))}, got {value!r}")
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in inner:
+            return None
+        return _convert(next(i for i in inner if i is not type(None)), value, path)
+    if origin is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ConfigError(f"{path}: expected a list, got {value!r}")
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return tuple(_convert(inner[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+        if len(value) != len(inner):
+            raise ConfigError(f"{path}: expected {len(inner)} values, got {value!r}")
+        return tuple(_convert(i, v, path) for i, v in zip(inner, value, strict=True))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: expected keys and values, got {value!r}")
+        return {str(k): (v if inner[1] is Any else _convert(inner[1], v, f"{path}.{k}")) for k, v in value.items()}
+    return _scalar(kind, value, path)
+
+
+def _scalar(kind: Any, value: Any, path: str) -> Any:
+    if kind is float and not isinstance(value, bool):
+        # YAML reads 1e-6 as text; the number is what was meant.
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ConfigError(f"{path}: expected {kind.__name__}, got {value!r}")
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, the second over the first."""
+    merged = dict(base)
+    for key, value in override.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a.b": 1}`` -> ``{"a": {"b": 1}}``."""
+    result: dict[str, Any] = {}
+    for key, value in dotted.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        result = merge(result, value)
+    return result
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """``["optimizer.lr=1e-5"]`` -> nested values, each read as YAML.
+
+    Raises:
+        ConfigError: An argument is not ``key=value``.
+    """
+    dotted = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"expected key=value, got {argument!r}")
+        try:
+            dotted[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{argument!r}: the value is not valid YAML ({error})") from error
+    return nested(dotted)
+
+
+def read_recipe(path: Path | str) -> dict[str, Any]:
+    """The plain values of a YAML recipe.
+
+    Raises:
+        ConfigError: No such file, or not a YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"no recipe at {path}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: expected keys and values, got {type(values).__name__}")
+    return dict(values)
+
+
+def load_config(recipe: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Defaults, then the recipe, then the overrides (nested).
+
+    Raises:
+        ConfigError: See `build` and `read_recipe`.
+    """
+    return build(Config, merge(read_recipe(recipe) if recipe else {}, overrides or {}))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested values of a configuration, fit for YAML."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return value

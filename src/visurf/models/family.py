@@ -1,0 +1,150 @@
+"""What a model family has to provide, and a loaded model with its tokenizer and image processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from visurf.geometry import Frame
+from visurf.types import DataError, Sample, Size
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One sample's prompt, ready for the model.
+
+    Attributes:
+        sample: Where it comes from.
+        token_ids: Image placeholders expanded.
+        position_ids: (axes, P) int64.
+        next_position: Where a completion continues, on every axis.
+        tensors: The family's own tensors (pixel values, grids), opaque to everything else.
+        frame: The coordinate frame the model speaks for the sample's first image.
+    """
+
+    sample: Sample
+    token_ids: tuple[int, ...]
+    position_ids: Tensor
+    next_position: int
+    tensors: Mapping[str, Tensor]
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images of one prompt: the family's tensors, placeholder tokens of each image, and its frame's extent."""
+
+    tensors: Mapping[str, Tensor]
+    placeholders: tuple[int, ...]
+    extents: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of vision-language models.
+
+    Attributes:
+        name: Its name.
+        model_types: `model_type` values of the checkpoints' config.json.
+        load_image_processor: (checkpoint folder or hub name, min_pixels, max_pixels) -> image processor.
+        encode_images: (image processor, upright RGB images) -> `EncodedImages`.
+        image_token: The placeholder that the chat template writes once per image.
+        banned_tokens: Tokens a policy must not sample, because the next forward pass would look for their pixels.
+        positions: (network, token ids (1, P), tensors) -> (axes, P) position ids.
+        merge_tensors: Joins the tensors of several prompts into those of one forward call, in order.
+        vision_module: Dotted path of the vision tower inside the network, for freezing.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    load_image_processor: Callable[[str | Path, int | None, int | None], Any]
+    encode_images: Callable[[Any, Sequence[Image]], EncodedImages]
+    image_token: str
+    banned_tokens: tuple[str, ...]
+    positions: Callable[[nn.Module, Tensor, Mapping[str, Tensor]], Tensor]
+    merge_tensors: Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
+    vision_module: str
+
+
+@dataclass
+class VisionLanguageModel:
+    """A loaded model: network, tokenizer, image processor and family."""
+
+    network: nn.Module
+    tokenizer: Any
+    image_processor: Any
+    family: Family
+    source: str
+
+    def __post_init__(self) -> None:
+        """Look the special token ids up once."""
+        generation = getattr(self.network, "generation_config", None)
+        eos = getattr(generation, "eos_token_id", None)
+        if eos is None:
+            eos = self.tokenizer.eos_token_id
+        self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list | tuple) else (int(eos),)
+        self.end_of_turn: int = int(self.tokenizer.eos_token_id)
+        if self.end_of_turn not in self.eos_ids:
+            self.eos_ids = (self.end_of_turn, *self.eos_ids)
+        unknown = self.tokenizer.unk_token_id
+        ids = {t: self.tokenizer.convert_tokens_to_ids(t) for t in (*self.family.banned_tokens, self.family.image_token)}
+        self.banned_ids: tuple[int, ...] = tuple(sorted({i for i in ids.values() if i is not None and i != unknown}))
+        self.image_id = int(ids[self.family.image_token])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters live."""
+        return next(self.network.parameters()).device
+
+    def encode_prompt(self, sample: Sample, text: str) -> Prompt:
+        """Render a sample's prompt with the chat template and encode its images.
+
+        Args:
+            sample: Its images come first, in order; a sample without images is a text prompt.
+            text: The user's turn, without image placeholders.
+
+        Raises:
+            DataError: An image cannot be read, or the text holds a reserved token.
+        """
+        reserved = [t for t in (self.family.image_token, *self.family.banned_tokens) if t in text]
+        if reserved:
+            raise DataError(f"sample {sample.id}: the question holds the reserved token {reserved[0]!r}; remove it")
+        content: list[dict[str, str]] = [{"type": "image"} for _ in sample.images]
+        content.append({"type": "text", "text": text})
+        rendered = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        pieces = rendered.split(self.family.image_token)
+        if len(pieces) != len(sample.images) + 1:
+            raise DataError(
+                f"sample {sample.id}: the chat template wrote {len(pieces) - 1} image placeholders for "
+                f"{len(sample.images)} images; the checkpoint's chat template does not fit family {self.family.name!r}"
+            )
+        sizes: list[Size] = [image.size for image in sample.images]
+        encoded = EncodedImages({}, (), ())
+        if sample.images:
+            encoded = self.family.encode_images(self.image_processor, [image.load() for image in sample.images])
+        expanded = pieces[0] + "".join(
+            self.family.image_token * count + piece for count, piece in zip(encoded.placeholders, pieces[1:], strict=True)
+        )
+        ids = self.tokenizer(expanded, add_special_tokens=False).input_ids
+        positions = self.family.positions(self.network, torch.tensor([ids]), encoded.tensors)
+        frame = Frame(encoded.extents[0], sizes[0]) if sizes else Frame((1000.0, 1000.0), (1000, 1000))
+        return Prompt(sample, tuple(ids), positions, int(positions.max()) + 1, encoded.tensors, frame)
+
+    def encode_completion(self, text: str) -> tuple[int, ...]:
+        """Token ids of a completion, ended by the end-of-turn token."""
+        return (*self.tokenizer(text, add_special_tokens=False).input_ids, self.end_of_turn)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a completion without its end-of-turn token; other special tokens stay visible."""
+        ids = list(token_ids)
+        if ids and ids[-1] in self.eos_ids:
+            ids = ids[:-1]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

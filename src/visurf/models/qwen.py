@@ -1,0 +1,98 @@
+"""Qwen2-VL and Qwen2.5-VL.
+
+Qwen2-VL speaks integers 0-1000 on both axes; Qwen2.5-VL speaks absolute pixels of the *resized* image that its vision tower
+sees. Images come before the text; M-RoPE gives three position axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from visurf.models.family import EncodedImages, Family
+
+
+def load_image_processor(source: str | Path, min_pixels: int | None, max_pixels: int | None) -> Any:
+    """Qwen2-VL's image processor (the class that needs no torchvision), with its pixel limits overridden where given."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    processor = Qwen2VLImageProcessorPil.from_pretrained(str(source))
+    size = dict(processor.size)
+    if min_pixels is not None:
+        size["shortest_edge"] = min_pixels
+    if max_pixels is not None:
+        size["longest_edge"] = max_pixels
+    if min_pixels is not None or max_pixels is not None:
+        processor = Qwen2VLImageProcessorPil.from_pretrained(str(source), size=size)
+    return processor
+
+
+def _encode(processor: Any, images: Sequence[Image], *, pixels: bool) -> EncodedImages:
+    features = processor(images=list(images), return_tensors="pt")
+    grids = features["image_grid_thw"]
+    merge = processor.merge_size**2
+    resized = [(float(w * processor.patch_size), float(h * processor.patch_size)) for _, h, w in grids.tolist()]
+    return EncodedImages(
+        {"pixel_values": features["pixel_values"], "image_grid_thw": grids},
+        tuple(int(g) // merge for g in grids.prod(-1)),
+        tuple(resized) if pixels else ((1000.0, 1000.0),) * len(resized),
+    )
+
+
+def encode_in_pixels(processor: Any, images: Sequence[Image]) -> EncodedImages:
+    """Images whose coordinates are pixels of the resized image."""
+    return _encode(processor, images, pixels=True)
+
+
+def encode_in_thousandths(processor: Any, images: Sequence[Image]) -> EncodedImages:
+    """Images whose coordinates run from 0 to 1000."""
+    return _encode(processor, images, pixels=False)
+
+
+def positions(network: nn.Module, token_ids: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """(3, P) M-RoPE positions, by the network's own rule."""
+    kinds = (token_ids == network.config.image_token_id).int()
+    found, _ = network.model.get_rope_index(
+        token_ids,
+        mm_token_type_ids=kinds,
+        image_grid_thw=tensors.get("image_grid_thw"),
+        attention_mask=torch.ones_like(token_ids),
+    )
+    return found[:, 0]
+
+
+def merge_tensors(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Patches and grids of several prompts, one after the other; empty without images."""
+    present = [p for p in parts if p]
+    return {name: torch.cat([p[name] for p in present]) for name in (present[0] if present else {})}
+
+
+_SPECIAL = ("<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
+
+QWEN2_VL = Family(
+    name="qwen2_vl",
+    model_types=("qwen2_vl",),
+    load_image_processor=load_image_processor,
+    encode_images=encode_in_thousandths,
+    image_token="<|image_pad|>",
+    banned_tokens=_SPECIAL,
+    positions=positions,
+    merge_tensors=merge_tensors,
+    vision_module="model.visual",
+)
+QWEN2_5_VL = Family(
+    name="qwen2_5_vl",
+    model_types=("qwen2_5_vl",),
+    load_image_processor=load_image_processor,
+    encode_images=encode_in_pixels,
+    image_token="<|image_pad|>",
+    banned_tokens=_SPECIAL,
+    positions=positions,
+    merge_tensors=merge_tensors,
+    vision_module="model.visual",
+)

@@ -1,0 +1,60 @@
+"""Looking things up by name: a table's key, ``pkg.module:NAME`` or ``path/to/file.py:NAME``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
+    """A hint for a mistyped name: the nearest known one and the whole list."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return (f"; did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(sorted(known))}"
+
+
+def load_object(reference: str) -> Any:
+    """Import ``pkg.module:NAME`` or ``file.py:NAME``.
+
+    Raises:
+        ValueError: The reference has another form, the file or module is missing, or it lacks the name.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise ValueError(f"expected pkg.module:NAME or path/to/file.py:NAME, got {reference!r}")
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            raise ValueError(f"{reference!r}: no such file {path}")
+        spec = importlib.util.spec_from_file_location(f"visurf_user_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{reference!r}: cannot import {place!r} ({error})") from error
+    if not hasattr(module, name):
+        raise ValueError(f"{reference!r}: {place} has no {name!r}{suggestion(name, vars(module))}")
+    return getattr(module, name)
+
+
+def look_up(name: str, table: Mapping[str, T], what: str) -> T:
+    """A table's entry, or an object named from outside.
+
+    Raises:
+        ValueError: Unknown name; the message suggests the nearest.
+    """
+    if name in table:
+        return table[name]
+    if ":" in name:
+        found: T = load_object(name)
+        return found
+    raise ValueError(f"unknown {what} {name!r}{suggestion(name, table)}")

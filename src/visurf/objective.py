@@ -1,0 +1,146 @@
+"""The one clipped objective that every paradigm minimises.
+
+Tokens of all sequences of an optimiser step stand in one flat vector; each has an advantage and a weight. The weights already carry the
+global scale of the whole step, so losses of micro-batches and processes are simply summed.
+
+Source: ViSurf, arXiv 2510.10606, Eq. 8 (and Eq. 1 to 4 for its two halves); PPO's clip, arXiv 1707.06347.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+KL = Literal["k1", "abs", "mse", "k3", "k3_clamped"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Settings of the objective.
+
+    Attributes:
+        clip_low: The ratio is clipped below 1 - clip_low.
+        clip_high: The ratio is clipped above 1 + clip_high (DAPO's clip-higher when larger than clip_low).
+        ratio: One ratio a token, or one a sequence: exp of the mean log-ratio (GSPO, arXiv 2507.18071).
+        average: `token`: every token of the optimiser step weighs the same. `sequence`: every sequence does (Eq. 8).
+        ratio_cap: Upper bound of the unclipped branch (two-sided clipping), or None.
+        kl: Coefficient of the KL term to the reference; 0 needs no reference.
+        kl_on_label: Let the KL term cover label tokens too, which the policy did not sample.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    ratio: Literal["token", "sequence"] = "token"
+    average: Literal["token", "sequence"] = "token"
+    ratio_cap: float | None = None
+    kl: float = 0.0
+    kl_on_label: bool = False
+
+
+@dataclass(frozen=True)
+class TokenTerms:
+    """Per-token pieces of the objective, each (K,): the loss, and detached diagnostics."""
+
+    loss: Tensor
+    ratio: Tensor
+    clipped: Tensor
+    kl: Tensor
+
+
+def segment_mean(values: Tensor, member: Tensor, members: int) -> Tensor:
+    """Mean of a flat token vector within each sequence, given back per token.
+
+    Args:
+        values: (K,).
+        member: (K,) index of each token's sequence, in [0, members).
+        members: Number of sequences.
+    """
+    sums = torch.zeros(members, dtype=values.dtype, device=values.device).index_add(0, member, values)
+    counts = torch.bincount(member, minlength=members).clamp(min=1).to(values.dtype)
+    return (sums / counts)[member]
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KL = "k3") -> Tensor:
+    """Per-token estimate of KL(policy || reference) from sampled tokens; same shape as its inputs.
+
+    Source: Schulman, "Approximating KL divergence", 2020; `k3_clamped` is verl's low_var_kl, within [-10, 10].
+    """
+    difference = logprobs - ref_logprobs
+    match kind:
+        case "k1":
+            return difference
+        case "abs":
+            return difference.abs()
+        case "mse":
+            return 0.5 * difference.square()
+        case "k3":
+            return torch.exp(-difference) + difference - 1
+        case "k3_clamped":
+            return torch.clamp(torch.exp(-difference) + difference - 1, min=-10, max=10)
+
+
+def token_terms(
+    logprobs: Tensor,
+    old_logprobs: Tensor | None,
+    advantages: Tensor,
+    settings: Objective,
+    *,
+    member: Tensor | None = None,
+    members: int = 0,
+) -> TokenTerms:
+    """-min(ratio A, clip(ratio) A) of every token (Eq. 8), before weighting.
+
+    Args:
+        logprobs: (K,) log-probs of the current policy, with gradient.
+        old_logprobs: (K,) log-probs of the policy that sampled; None means the current one, so that every ratio is 1 and the
+            gradient is that of A log p.
+        advantages: (K,) the advantage of each token's sequence.
+        settings: Clip range and kind of ratio.
+        member: (K,) index of each token's sequence; needed for sequence ratios only.
+        members: Number of sequences.
+    """
+    log_ratio = logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs)
+    if settings.ratio == "sequence":
+        if member is None:
+            raise ValueError('ratio="sequence" needs `member`, the sequence of each token')
+        log_ratio = segment_mean(log_ratio, member, members)
+    ratio = torch.exp(log_ratio)
+    bounded = torch.clamp(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
+    free = ratio if settings.ratio_cap is None else torch.clamp(ratio, max=settings.ratio_cap)
+    loss = -torch.minimum(free * advantages, bounded * advantages)
+    with torch.no_grad():
+        below = (ratio < 1 - settings.clip_low) & (advantages < 0)
+        clipped = below | ((ratio > 1 + settings.clip_high) & (advantages > 0))
+    return TokenTerms(loss, ratio.detach(), clipped, -log_ratio.detach())
+
+
+def weighted_loss(terms: TokenTerms, weights: Tensor, kl: Tensor | None = None, *, kl_coefficient: float = 0.0) -> Tensor:
+    """The scalar to minimise: sum over tokens of weight x (clipped term + coefficient x KL).
+
+    Args:
+        terms: From `token_terms`.
+        weights: (K,) with the global scale of the optimiser step, see `token_weights`.
+        kl: (K,) from `kl_estimate`, 0 where the term does not act; or None.
+        kl_coefficient: Factor of the KL term.
+    """
+    loss = terms.loss if kl is None else terms.loss + kl_coefficient * kl
+    return (weights * loss).sum()
+
+
+def token_weights(lengths: Tensor, average: str, total_tokens: float, total_sequences: float) -> Tensor:
+    """The weight of each token of the given sequences, flattened.
+
+    Args:
+        lengths: (S,) tokens of each sequence; empty sequences give no token.
+        average: `token` or `sequence`, see `Objective`.
+        total_tokens: Tokens of the whole optimiser step, over all micro-batches and processes, skipped sequences included.
+        total_sequences: Sequences of the whole optimiser step, likewise.
+    """
+    if average == "token":
+        each = torch.full_like(lengths, 1, dtype=torch.float64) / max(total_tokens, 1)
+    else:
+        each = 1 / (lengths.clamp(min=1).double() * max(total_sequences, 1))
+    return torch.repeat_interleave(each, lengths)

@@ -1,0 +1,80 @@
+"""The policy as one module: packed rows in, log-probs of the sampled distribution out.
+
+Forward and log-probs stand in one `nn.Module` so that wrappers (DDP, FSDP, adapters) see the whole of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from visurf.packing import PackedRow
+
+
+class Policy(nn.Module):
+    """A causal vision-language model as a distribution over completions.
+
+    The distribution is that of logits / temperature with the banned tokens removed, in training exactly as in sampling.
+    """
+
+    def __init__(self, network: nn.Module, *, temperature: float, banned: tuple[int, ...], chunk: int = 4096) -> None:
+        """Wrap a network.
+
+        Args:
+            network: A transformers model with `model` (backbone) and `lm_head`.
+            temperature: Of the sampled distribution.
+            banned: Token ids that are never sampled.
+            chunk: Predicted tokens per lm_head call; bounds memory, changes nothing else.
+        """
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+        self.chunk = chunk
+        self.banned: Tensor
+        self.register_buffer("banned", torch.tensor(banned, dtype=torch.long), persistent=False)
+
+    def base(self) -> Any:
+        """The transformers model, below any adapter wrapper."""
+        network: Any = self.network
+        return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+    def forward(self, row: PackedRow) -> Tensor:
+        """Log-prob of every completion token of a packed row.
+
+        Returns:
+            (K,) float32, with gradient, in the order of `row.targets`.
+
+        Raises:
+            RuntimeError: The attention layout did not reach every layer, which would silently give another model.
+        """
+        base = self.base()
+        layout: Any = row.inputs["visurf_layout"]
+        layout.calls = 0
+        hidden = base.model(**row.inputs).last_hidden_state[0]
+        layers = base.config.get_text_config().num_hidden_layers
+        if layout.calls < layers:
+            raise RuntimeError(
+                f"the packed layout reached {layout.calls} of {layers} layers; is attn_implementation 'visurf'?"
+            )
+        hidden = hidden.index_select(0, row.predict_at)
+        parts = []
+        for start in range(0, len(row.targets), self.chunk):
+            piece = slice(start, start + self.chunk)
+            arguments = (hidden[piece], row.targets[piece], base.lm_head)
+            if torch.is_grad_enabled() and len(row.targets) > self.chunk:
+                parts.append(checkpoint(self._score, *arguments, use_reentrant=False))
+            else:
+                parts.append(self._score(*arguments))
+        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+    def logits(self, hidden: Tensor, head: nn.Module) -> Tensor:
+        """Logits of the sampled distribution, float32: (n, hidden) -> (n, vocabulary)."""
+        logits = head(hidden).float() / self.temperature
+        return logits.index_fill(-1, self.banned, float("-inf")) if self.banned.numel() else logits
+
+    def _score(self, hidden: Tensor, targets: Tensor, head: nn.Module) -> Tensor:
+        logits = self.logits(hidden, head)
+        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)

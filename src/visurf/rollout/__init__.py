@@ -1,0 +1,1 @@
+"""Sampling completions: in process (`local`); servers follow the same protocol."""

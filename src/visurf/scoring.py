@@ -1,0 +1,111 @@
+"""Completions become scores: parse once, apply every part, weigh; nothing ever becomes a silent 0."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from visurf.control import Controls, eliminate, total
+from visurf.geometry import Frame
+from visurf.tasks.task import Part, Task
+from visurf.types import Completion, ParseError, Sample, Score
+
+
+class RewardError(RuntimeError):
+    """A reward raised or returned no number; names the part, the sample and the completion."""
+
+
+@dataclass
+class Scorer:
+    """A task's reward, ready to use.
+
+    Attributes:
+        task: Parses completions and renders labels.
+        parts: The named parts.
+        weights: Weight of each part; 1 where not named.
+        on_error: `stop` raises; `abstain` leaves the part out of the total and counts it in `abstained`.
+        abstained: How often each part failed and abstained since the last `take_abstained`.
+    """
+
+    task: Task
+    parts: Mapping[str, Part]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    on_error: str = "stop"
+    abstained: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse weights of parts that do not exist."""
+        unknown = set(self.weights) - set(self.parts)
+        if unknown:
+            raise ValueError(f"reward.weights names {sorted(unknown)}, the parts are {sorted(self.parts)}")
+
+    def read(self, completion: Completion, sample: Sample, frame: Frame) -> Completion:
+        """The completion with its answer or its parse error."""
+        answer = self.task.parse(completion.text, sample, frame)
+        if isinstance(answer, ParseError):
+            return dataclasses.replace(completion, answer=None, error=answer)
+        return dataclasses.replace(completion, answer=answer, error=None)
+
+    def score(self, completion: Completion, sample: Sample) -> Score:
+        """Every part of a completion that was `read`, and the weighted total.
+
+        Raises:
+            RewardError: A part raised or returned NaN or no number, and `on_error` is `stop`.
+        """
+        values: dict[str, float | None] = {}
+        for name, part in self.parts.items():
+            problem: Exception | None = None
+            value: float | None = None
+            try:
+                value = part.function(completion, sample)
+            except Exception as error:  # noqa: BLE001 - a user's function may raise anything; it is reported with its sample
+                problem = error
+            if problem is not None or (value is not None and not math.isfinite(value)):
+                if self.on_error == "stop":
+                    seen = f"raised {problem!r}" if problem is not None else f"returned {value!r}"
+                    raise RewardError(
+                        f"reward {name!r} {seen} on sample {sample.id!r}, completion {completion.text[:2000]!r}. "
+                        "Fix the function, or set reward.on_error: abstain to leave such parts out, counted"
+                    ) from problem
+                value = None
+                self.abstained[name] = self.abstained.get(name, 0) + 1
+            values[name] = None if value is None else float(value)
+        return Score(values, total(values, self.weights))
+
+    def score_label(self, label: Completion, sample: Sample, controls: Controls) -> Score:
+        """The label's score by the same functions, after the eliminate control.
+
+        A label that brings its own reasoning is paid like any completion.
+        """
+        score = self.score(label, sample)
+        if label.has_reasoning:
+            return score
+        thinking = {name: part.maximum for name, part in self.parts.items() if part.about == "thinking"}
+        return eliminate(score, thinking, self.weights, on=controls.eliminate)
+
+    def accuracy(self, score: Score) -> float:
+        """The weighted sum of the parts that pay for accuracy."""
+        return total({n: v for n, v in score.parts.items() if self.parts[n].about == "accuracy"}, self.weights)
+
+
+def label_completion(task: Task, sample: Sample, frame: Frame, controls: Controls) -> Completion:
+    """The label as a completion, not yet tokenised: answer-only, or the sample's own response with its reasoning."""
+    if sample.response is not None:
+        return Completion(sample.response, (), None, None, source="label", has_reasoning=True)
+    text = task.label_text(sample.target, frame, controls.align)
+    return Completion(text, (), None, None, source="label", has_reasoning=False)
+
+
+def mean_parts(scores: Sequence[Score]) -> dict[str, float]:
+    """The mean of every part over those scores in which it did not abstain, and of the totals as ``total``."""
+    names = {name: None for score in scores for name in score.parts}
+    means = {}
+    for name in names:
+        values = [v for s in scores if (v := s.parts.get(name)) is not None]
+        if values:
+            means[name] = sum(values) / len(values)
+    if scores:
+        means["total"] = sum(s.total for s in scores) / len(scores)
+    return means

@@ -1,0 +1,412 @@
+"""A whole run: data, stages, checkpoints, evaluation and logs around the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from visurf import checkpoint, evaluation, parallel
+from visurf.config import Config, ConfigError, LoraConfig, StageConfig, build, merge, nested, to_dict
+from visurf.data import DataSet, load_data
+from visurf.loop import Loop
+from visurf.models import VisionLanguageModel, load_model, save_model
+from visurf.naming import load_object, look_up
+from visurf.paradigms import PARADIGMS, Paradigm
+from visurf.policy import Policy
+from visurf.rollout.local import Sampling
+from visurf.scoring import Scorer
+from visurf.tasks import TASKS, Part, RewardSettings, Task
+from visurf.tracking import Tracker
+from visurf.types import Group, Sample
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its paradigm, the global steps [first, end), and its own configuration."""
+
+    paradigm: Paradigm
+    first: int
+    end: int
+    config: Config
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves behind: its folder, the final model's folder, the last step's metrics, the last evaluation."""
+
+    out: Path
+    model: Path
+    metrics: Mapping[str, Any]
+    validation: Mapping[str, float]
+
+
+def stages(config: Config) -> list[Stage]:
+    """The stages of a run.
+
+    Raises:
+        ConfigError: A stage names a paradigm of several stages, or the steps do not fit.
+    """
+    chosen = look_up(config.paradigm, PARADIGMS, "paradigm")
+    listed = config.stages
+    if not listed and chosen.stages:
+        share, left = divmod(config.steps, len(chosen.stages))
+        listed = tuple(StageConfig(name, share + (i < left)) for i, name in enumerate(chosen.stages))
+    if not listed:
+        return [Stage(chosen, 0, config.steps, config)]
+    found: list[Stage] = []
+    first = 0
+    for index, item in enumerate(listed):
+        paradigm = look_up(item.paradigm, PARADIGMS, "paradigm")
+        if paradigm.stages or item.steps <= 0:
+            raise ConfigError(f"stages[{index}]: expected a paradigm of one stage and steps > 0, got {item}")
+        values = merge(to_dict(config), nested(item.override))
+        own = build(Config, values | {"paradigm": item.paradigm, "stages": [], "steps": item.steps})
+        found.append(Stage(paradigm, first, first + item.steps, own))
+        first += item.steps
+    return found
+
+
+def make_scorer(config: Config, task: Task) -> Scorer:
+    """The task's reward as a recipe sets it, with the user's own functions as further parts."""
+    settings = RewardSettings(config.reward.variant, config.reward.frame)
+    parts = task.parts(settings)
+    for name, reference in config.reward.functions.items():
+        parts[name] = Part(load_object(reference), math.inf, "accuracy")
+    return Scorer(task, parts, dict(config.reward.weights), config.reward.on_error)
+
+
+def prepare_model(config: Config, source: str) -> tuple[VisionLanguageModel, nn.Module]:
+    """Load a model and decide what of it is trained; returns it and the network to optimise (with adapters, if any)."""
+    settings = config.model
+    device = parallel.device()
+    low = settings.dtype == "bfloat16" or (settings.dtype == "auto" and settings.lora.rank > 0 and device.type == "cuda")
+    model = load_model(
+        source,
+        dtype=torch.bfloat16 if low else torch.float32,
+        device=device,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+    )
+    network = model.network
+    if settings.gradient_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.freeze_vision:
+        network.get_submodule(model.family.vision_module).requires_grad_(False)
+    if settings.lora.rank:
+        network = add_adapters(network, settings.lora, model.family.vision_module)
+    return model, network
+
+
+def add_adapters(network: nn.Module, settings: LoraConfig, vision_module: str) -> nn.Module:
+    """Low-rank adapters on the language model's projections."""
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
+    names = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in settings.targets and not name.startswith(vision_module)
+    ]
+    if not names:
+        raise ConfigError(f"model.lora.targets {settings.targets} match no linear layer of the language model")
+    adapters = PeftConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=names)
+    return get_peft_model(network, adapters)  # type: ignore[arg-type]
+
+
+def make_optimizer(config: Config, policy: Policy, batches: int) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW (no decay on vectors) and transformers' schedule over a stage's optimiser steps."""
+    from transformers import get_scheduler
+
+    settings = config.optimizer
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+    steps = batches * config.inner_steps
+    schedule = get_scheduler(settings.schedule, optimizer, settings.warmup_steps, steps)
+    return optimizer, schedule
+
+
+def sample_order(count: int, seed: int, start: int, number: int) -> list[int]:
+    """Which samples positions [start, start + number) of the endless shuffled stream are: a function of the seed alone."""
+    found = []
+    for position in range(start, start + number):
+        epoch, place = divmod(position, count)
+        found.append(int(_permutation(count, seed, epoch)[place]))
+    return found
+
+
+_PERMUTATIONS: dict[tuple[int, int, int], np.ndarray[Any, np.dtype[np.int64]]] = {}
+
+
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    key = (count, seed, epoch)
+    if key not in _PERMUTATIONS:
+        _PERMUTATIONS.clear()
+        _PERMUTATIONS[key] = np.random.default_rng((seed, epoch)).permutation(count)
+    return _PERMUTATIONS[key]
+
+
+class Run:
+    """A run folder being filled."""
+
+    def __init__(self, config: Config, report: Report | None = None) -> None:
+        """Read the data, refuse what cannot work, and find out where to go on."""
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.rank, self.processes = parallel.start()
+        self.config, self.report = config, report or (lambda event: None)
+        self.task: Task = look_up(config.task.name, TASKS, "task")
+        self.scorer = make_scorer(config, self.task)
+        self.stages = stages(config)
+        self.out = Path(config.out)
+        if config.prompts_per_step % self.processes:
+            raise ConfigError(f"prompts_per_step {config.prompts_per_step} is no multiple of {self.processes} processes")
+        if not config.data.train:
+            raise ConfigError("data.train is not set; name a JSONL file")
+        self.train_data = load_data(config.data.train, config.data, self.task)
+        empty = DataSet(())
+        self.validation = load_data(config.data.validation, config.data, self.task) if config.data.validation else empty
+        found = checkpoint.latest(self.out)
+        if found is not None and config.checkpoint.resume == "never":
+            raise ConfigError(f"{self.out} holds a run already; choose another out=, or checkpoint.resume=auto to go on")
+        self.resumed = found
+        self.progress, self.state = checkpoint.read(found) if found else (checkpoint.Progress(), {})
+        self.last: dict[str, Any] = {}
+        self.scores: dict[str, float] = {}
+
+    def run(self) -> Result:
+        """Train all stages to the end, or go on where the last checkpoint stands."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.rank == 0:
+            (self.out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
+        positions = (self.progress.metrics_bytes, self.progress.rollouts_bytes)
+        tracker = Tracker(self.out, self.config.trackers, to_dict(self.config), positions) if self.rank == 0 else None
+        self.report({"event": "start", "data": self.train_data, "resumed": self.progress.step, "steps": self.stages[-1].end})
+        try:
+            for index, stage in enumerate(self.stages):
+                if self.progress.step < stage.end:
+                    model, network = self._stage(index, stage, tracker)
+            if self.progress.step == self.stages[-1].end and self.resumed and not self.last:
+                model, network = self._load(len(self.stages) - 1, self.resumed)
+            self._finish(model, network)
+        finally:
+            if tracker is not None:
+                tracker.close()
+        return Result(self.out, self.out / "model", self.last, self.scores)
+
+    def _load(self, index: int, resumed: Path | None) -> tuple[VisionLanguageModel, nn.Module]:
+        """The model at a stage's start, or at a checkpoint within it."""
+        stage = self.stages[index]
+        source = self.config.model.path if index == 0 else str(self.out / "stages" / str(index))
+        if resumed is None:
+            return prepare_model(stage.config, source)
+        if not stage.config.model.lora.rank:
+            return prepare_model(stage.config, str(resumed / "model"))
+        model, network = prepare_model(stage.config, source)
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(network, load_file(resumed / "model" / "adapter_model.safetensors"))  # type: ignore[arg-type]
+        return model, network
+
+    def _stage(self, index: int, stage: Stage, tracker: Tracker | None) -> tuple[VisionLanguageModel, nn.Module]:
+        config = stage.config
+        inside = self.resumed if self.progress.step > stage.first else None
+        torch.manual_seed(config.seed + index)
+        model, network = self._load(index, inside)
+        policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
+        policy.train()
+        optimizer, schedule = make_optimizer(config, policy, stage.end - stage.first)
+        if inside is not None:
+            optimizer.load_state_dict(self.state["optimizer"])
+            schedule.load_state_dict(self.state["schedule"])
+            checkpoint.restore_random(self.state["random"])
+        loop = Loop(config, stage.paradigm, model, policy, self.scorer, self._reference(index, stage, model))
+        began = time.monotonic() - self.progress.seconds
+        for number in range(self.progress.step, stage.end):
+            try:
+                metrics = loop.step(self._samples(number), number, optimizer, schedule)
+            except (Exception, KeyboardInterrupt):
+                # Rewards come before the update, so the last step's state is whole: keep it.
+                self._save(network, optimizer, schedule, tracker)
+                raise
+            metrics["train/lr"] = float(schedule.get_last_lr()[0])
+            self.progress.step, self.progress.stage = number + 1, index
+            self.progress.seconds = time.monotonic() - began
+            self._after_step(stage, loop, metrics, tracker)
+            every = config.checkpoint.every
+            if (every and self.progress.step % every == 0) or self.progress.step == stage.end:
+                self._save(network, optimizer, schedule, tracker)
+        if index + 1 < len(self.stages):
+            self._export(model, network, self.out / "stages" / str(index + 1))
+        return model, network
+
+    def _samples(self, number: int) -> list[Sample]:
+        """This process's share of a step's samples."""
+        each = self.config.prompts_per_step
+        order = sample_order(len(self.train_data.samples), self.config.seed, number * each, each)
+        return [self.train_data.samples[i] for i in order[self.rank :: self.processes]]
+
+    def _reference(self, index: int, stage: Stage, model: VisionLanguageModel) -> Policy | None:
+        """The model at the stage's start, for the KL term: never silently the base."""
+        if not stage.config.objective.kl:
+            return None
+        source = self.config.model.path if index == 0 else str(self.out / "stages" / str(index))
+        frozen = load_model(
+            source,
+            dtype=next(model.network.parameters()).dtype,
+            device=model.device,
+            min_pixels=stage.config.model.min_pixels,
+            max_pixels=stage.config.model.max_pixels,
+        )
+        frozen.network.requires_grad_(False)
+        return Policy(frozen.network, temperature=stage.config.rollout.temperature, banned=model.banned_ids).to(model.device)
+
+    def _after_step(self, stage: Stage, loop: Loop, metrics: dict[str, Any], tracker: Tracker | None) -> None:
+        step, settings = self.progress.step, stage.config.evaluation
+        due = settings.every and (step % settings.every == 0 or step == self.stages[-1].end)
+        if due and self.validation.samples:
+            chosen = self.validation.samples[: settings.limit][self.rank :: self.processes]
+            self.scores = self.evaluate(loop, chosen)
+            metrics |= {f"validation/{name}": value for name, value in self.scores.items()}
+            score = self.scores.get(settings.metric)
+            if score is not None and (self.progress.best is None or score > self.progress.best):
+                self.progress.best, self.progress.best_step = score, step
+        self.last = metrics
+        if tracker is not None:
+            tracker.log(step, {"stage": self.progress.stage, "paradigm": stage.paradigm.name, **metrics})
+            tracker.rollouts([_row(step, group) for group in loop.groups[:2]])
+        self.report({"event": "step", "step": step, "steps": self.stages[-1].end, "metrics": metrics, "stage": stage})
+
+    def evaluate(self, loop: Loop, samples: Sequence[Sample]) -> dict[str, float]:
+        """Greedy evaluation of the current policy; every process answers its share, all get the same numbers."""
+        sampling = Sampling(self.config.rollout.max_tokens, token_budget=self.config.rollout.token_budget)
+        with loop.autocast():
+            found = list(
+                evaluation.records(loop.model, loop.policy, samples, self.scorer, self.config.task.prompt, sampling)
+            )
+        return evaluation.summarise(self.task, parallel.gather(found))
+
+    def _save(self, network: Any, optimizer: torch.optim.Optimizer, schedule: Any, tracker: Tracker | None) -> None:
+        if self.rank == 0 and tracker is not None:
+            self.progress.metrics_bytes, self.progress.rollouts_bytes = tracker.positions
+            state = {
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "random": checkpoint.random_states(),
+            }
+            checkpoint.save(self.out, self.progress, network, state, self.config.checkpoint.keep)
+        parallel.barrier()
+
+    def _export(self, model: VisionLanguageModel, network: Any, folder: Path) -> None:
+        """Write the whole model, adapters merged into a copy, in the hub's layout."""
+        if self.rank == 0:
+            if hasattr(network, "merge_and_unload"):
+                network.merge_adapter()
+                whole = load_model(model.source, dtype=next(model.network.parameters()).dtype).network
+                merged = {
+                    name.replace(".base_layer", ""): value
+                    for name, value in network.get_base_model().state_dict().items()
+                    if "lora_" not in name
+                }
+                whole.load_state_dict(merged)
+                network.unmerge_adapter()
+                save_model(model, whole, folder)
+            else:
+                save_model(model, network, folder)
+        parallel.barrier()
+
+    def _finish(self, model: VisionLanguageModel, network: Any) -> None:
+        self._export(model, network, self.out / "model")
+        if self.rank == 0:
+            if hasattr(network, "merge_and_unload"):
+                network.save_pretrained(self.out / "adapter")
+            summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": self.scores}
+            (self.out / "summary.json").write_text(json.dumps(summary, indent=1))
+        self.report({"event": "end", "out": self.out})
+
+
+def _row(step: int, group: Group) -> dict[str, Any]:
+    """A group as one line of rollouts.jsonl."""
+    members = [
+        {
+            "source": c.source,
+            "text": c.text,
+            "answer": evaluation.plain(c.answer),
+            "error": None if c.error is None else c.error.reason,
+            "truncated": c.truncated,
+            "parts": dict(s.parts),
+            "total": s.total,
+            "reward": r,
+            "advantage": a,
+        }
+        for c, s, r, a in zip(group.completions, group.scores, group.rewards, group.advantages, strict=True)
+    ]
+    sample = group.sample
+    images = [i.name for i in sample.images]
+    about = {"step": step, "id": sample.id, "question": sample.question, "images": images, "size": sample.size}
+    return {**about, "target": evaluation.plain(sample.target), "smoothed": group.smoothed, "members": members}
+
+
+def train(config: Config, report: Report | None = None) -> Result:
+    """Post-train a model as a configuration says; goes on from the last checkpoint where there is one.
+
+    Args:
+        config: The whole run.
+        report: Called with an event (a dict) at the start, after every step and at the end.
+
+    Raises:
+        ConfigError: The configuration cannot work.
+        DataError: A bad sample.
+        RewardError: A reward failed; the state of the last step is saved before.
+    """
+    return Run(config, report).run()
+
+
+def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+    """Measure `model.path` on `data.validation` with the parser and geometry of training.
+
+    Args:
+        config: Model, data, task, prompt and reward settings; `evaluation.limit` 0 takes all samples.
+        out: Folder for records.jsonl and summary.json, or None.
+        progress: Called with (done, total) after every sample.
+
+    Raises:
+        ConfigError: `data.validation` is not set.
+    """
+    if not config.data.validation:
+        raise ConfigError("data.validation is not set; name a JSONL file")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    task = look_up(config.task.name, TASKS, "task")
+    samples = load_data(config.data.validation, config.data, task).samples
+    samples = samples[: config.evaluation.limit or None]
+    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
+    model, network = prepare_model(frozen, config.model.path)
+    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
+    sampling = Sampling(config.rollout.max_tokens, token_budget=config.rollout.token_budget)
+    stream: Iterator[evaluation.Record] = evaluation.records(
+        model, policy, samples, make_scorer(config, task), config.task.prompt, sampling
+    )
+    found = evaluation.collect(stream, len(samples), progress)
+    summary = evaluation.summarise(task, found)
+    if out is not None:
+        evaluation.write_records(out / "records.jsonl", found)
+        (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    return summary
