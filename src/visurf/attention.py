@@ -131,18 +131,14 @@ class PackedLayout:
                 inverse[first : first + count] = torch.arange(place, place + count)
                 covered += count
         if covered != length or bool((inverse < 0).any()):
-            raise ValueError(
-                f"spans cover {covered} positions of a row of {length} tokens; each token needs exactly one span"
-            )
-        tensors = (t.to(device) for t in (prompt_index, prompt_bias, completion_index, inverse))
-        return cls(*tensors, length=length)
+            raise ValueError(f"spans cover {covered} positions of a row of {length} tokens; each token needs exactly one span")
+        prompts_, bias, members_, back = (t.to(device) for t in (prompt_index, prompt_bias, completion_index, inverse))
+        return cls(prompts_, bias, members_, back, length)
 
     def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """See `Layout.attend`; the batch is one row."""
         if query.shape[0] != 1 or query.shape[2] != self.length:
-            raise ValueError(
-                f"the packed row has shape {tuple(query.shape)}, the layout expects 1 row of {self.length} tokens"
-            )
+            raise ValueError(f"the packed row has shape {tuple(query.shape)}, the layout expects 1 row of {self.length} tokens")
         heads, head_size = query.shape[1], query.shape[3]
         q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # (T, heads, D)
         groups, longest = self.prompt_index.shape

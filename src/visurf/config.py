@@ -205,7 +205,7 @@ class Config:
     task: TaskConfig = TaskConfig()
     paradigm: str = "visurf"
     stages: tuple[StageConfig, ...] = ()
-    controls: Controls = Controls()
+    controls: Controls = field(default_factory=Controls)
     reward: RewardConfig = RewardConfig()
     advantage: AdvantageConfig = AdvantageConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

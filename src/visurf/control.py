@@ -49,9 +49,7 @@ def total(parts: Mapping[str, float | None], weights: Mapping[str, float]) -> fl
     return sum(weights.get(name, 1.0) * value for name, value in parts.items() if value is not None)
 
 
-def smooth(
-    rollouts: Sequence[float], label: float, compared: tuple[Sequence[float], float] | None = None
-) -> tuple[float, bool]:
+def smooth(rollouts: Sequence[float], label: float, compared: tuple[Sequence[float], float] | None = None) -> tuple[float, bool]:
     """The label's reward after smoothing, and whether smoothing fired.
 
     If the best rollout reaches the label (not strictly), the label gets the rollouts' mean, so its advantage vanishes and the

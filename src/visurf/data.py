@@ -89,7 +89,10 @@ def _world(source: str) -> list[Sample]:
     if parts.path not in world.DOMAINS or unknown:
         raise DataError(f"{source}: expected world:{'|'.join(world.DOMAINS)}?count=N&seed=S&absent=SHARE")
     return world.referring_samples(
-        world.DOMAINS[parts.path], int(options.get("count", 400)), int(options.get("seed", 0)), float(options.get("absent", 0.4))
+        world.DOMAINS[parts.path],
+        int(options.get("count", 400)),
+        int(options.get("seed", 0)),
+        float(options.get("absent", 0.4)),
     )
 
 

@@ -102,9 +102,7 @@ def write_records(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def collect(
-    found: Iterator[Record], count: int, progress: Callable[[int, int], None] | None = None
-) -> list[Record]:
+def collect(found: Iterator[Record], count: int, progress: Callable[[int, int], None] | None = None) -> list[Record]:
     """All records, telling `progress` (done, total) after each."""
     done = []
     for record in found:

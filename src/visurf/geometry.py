@@ -188,9 +188,7 @@ def union_iou(first: Sequence[Box], second: Sequence[Box], size: Size) -> float:
     if not first or not second:
         return float(not first and not second)
     width, height = size
-    clipped = [
-        [(max(b[0], 0), max(b[1], 0), min(b[2], width), min(b[3], height)) for b in boxes] for boxes in (first, second)
-    ]
+    clipped = [[(max(b[0], 0), max(b[1], 0), min(b[2], width), min(b[3], height)) for b in boxes] for boxes in (first, second)]
     xs = np.unique([v for boxes in clipped for b in boxes for v in (b[0], b[2])])
     ys = np.unique([v for boxes in clipped for b in boxes for v in (b[1], b[3])])
     cells = np.outer(np.diff(ys), np.diff(xs))

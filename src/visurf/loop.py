@@ -95,9 +95,7 @@ class Loop:
         streams = [[stream(self.config.seed, number, p.sample.id, j) for j in range(settings.group_size)] for p in prompts]
         self.policy.eval()
         with self.autocast():
-            sampled = sample(
-                self.policy, self.model.family, prompts, settings.group_size, sampling, self.model.eos_ids, streams
-            )
+            sampled = sample(self.policy, self.model.family, prompts, settings.group_size, sampling, self.model.eos_ids, streams)
         self.policy.train()
         return [
             [Completion(decode(r.token_ids), r.token_ids, None, None, truncated=r.truncated, logprobs=r.logprobs) for r in g]

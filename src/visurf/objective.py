@@ -1,7 +1,7 @@
 """The one clipped objective that every paradigm minimises.
 
-Tokens of all sequences of an optimiser step stand in one flat vector; each has an advantage and a weight. The weights already carry the
-global scale of the whole step, so losses of micro-batches and processes are simply summed.
+Tokens of all sequences of an optimiser step stand in one flat vector; each has an advantage and a weight. The weights already
+carry the global scale of the whole step, so losses of micro-batches and processes are simply summed.
 
 Source: ViSurf, arXiv 2510.10606, Eq. 8 (and Eq. 1 to 4 for its two halves); PPO's clip, arXiv 1707.06347.
 """

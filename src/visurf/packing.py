@@ -139,4 +139,5 @@ def build_row(bundles: Sequence[Bundle], family: Family, device: torch.device | 
     }
     index = (torch.tensor(v, dtype=torch.long, device=device) for v in (predict_at, targets, member))
     numbers = [s.number for b in bundles for s in b.sequences if s.token_ids]
-    return PackedRow(inputs, *index, numbers=numbers, length=len(ids))
+    at, to_predict, members = index
+    return PackedRow(inputs, at, to_predict, members, numbers, len(ids))

@@ -56,9 +56,7 @@ class Policy(nn.Module):
         hidden = base.model(**row.inputs).last_hidden_state[0]
         layers = base.config.get_text_config().num_hidden_layers
         if layout.calls < layers:
-            raise RuntimeError(
-                f"the packed layout reached {layout.calls} of {layers} layers; is attn_implementation 'visurf'?"
-            )
+            raise RuntimeError(f"the packed layout reached {layout.calls} of {layers} layers; is attn_implementation 'visurf'?")
         hidden = hidden.index_select(0, row.predict_at)
         parts = []
         for start in range(0, len(row.targets), self.chunk):

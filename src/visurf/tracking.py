@@ -37,7 +37,9 @@ class Tracker:
         if "wandb" in names:
             import wandb
 
-            self._wandb = wandb.init(project="visurf", dir=str(out), name=out.name, config=dict(config), resume="allow", id=out.name)
+            self._wandb = wandb.init(
+                project="visurf", dir=str(out), name=out.name, config=dict(config), resume="allow", id=out.name
+            )
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write one line of metrics."""

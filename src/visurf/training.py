@@ -100,7 +100,7 @@ def prepare_model(config: Config, source: str) -> tuple[VisionLanguageModel, nn.
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
     )
-    network = model.network
+    network: Any = model.network
     if settings.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.freeze_vision:
@@ -298,10 +298,8 @@ class Run:
         """Greedy evaluation of the current policy; every process answers its share, all get the same numbers."""
         sampling = Sampling(self.config.rollout.max_tokens, token_budget=self.config.rollout.token_budget)
         with loop.autocast():
-            found = list(
-                evaluation.records(loop.model, loop.policy, samples, self.scorer, self.config.task.prompt, sampling)
-            )
-        return evaluation.summarise(self.task, parallel.gather(found))
+            found = list(evaluation.records(loop.model, loop.policy, samples, self.scorer, self.config.task.prompt, sampling))
+        return evaluation.summarise(self.task, parallel.gather(list[Mapping[str, Any]](found)))
 
     def _save(self, network: Any, optimizer: torch.optim.Optimizer, schedule: Any, tracker: Tracker | None) -> None:
         if self.rank == 0 and tracker is not None:

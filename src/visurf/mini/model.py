@@ -7,6 +7,7 @@ same code as any Qwen2.5-VL.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
@@ -144,7 +145,7 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
 
 def build_config(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: int = 4) -> Qwen2_5_VLConfig:
     """The tiny configuration; rope_theta is small because at this head size 1e6 would leave the axes hardly any frequency."""
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     heads = hidden // 32
     return Qwen2_5_VLConfig(
         text_config={

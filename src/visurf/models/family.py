@@ -67,7 +67,7 @@ class Family:
     encode_images: Callable[[Any, Sequence[Image]], EncodedImages]
     image_token: str
     banned_tokens: tuple[str, ...]
-    positions: Callable[[nn.Module, Tensor, Mapping[str, Tensor]], Tensor]
+    positions: Callable[[Any, Tensor, Mapping[str, Tensor]], Tensor]
     merge_tensors: Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
     vision_module: str
 

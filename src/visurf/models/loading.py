@@ -66,7 +66,7 @@ def load_model(
     family = family_of(config.model_type)
     name = attention.register()
     implementation: Any = {"": name, "text_config": name, "vision_config": "sdpa"}
-    network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation=implementation)
+    network: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation=implementation)
     network.to(device)
     network.eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from visurf.models.family import EncodedImages, Family
 
@@ -54,16 +54,17 @@ def encode_in_thousandths(processor: Any, images: Sequence[Image]) -> EncodedIma
     return _encode(processor, images, pixels=False)
 
 
-def positions(network: nn.Module, token_ids: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+def positions(network: Any, token_ids: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     """(3, P) M-RoPE positions, by the network's own rule."""
-    kinds = (token_ids == network.config.image_token_id).int()
+    kinds = token_ids.eq(network.config.image_token_id).int()
     found, _ = network.model.get_rope_index(
         token_ids,
         mm_token_type_ids=kinds,
         image_grid_thw=tensors.get("image_grid_thw"),
         attention_mask=torch.ones_like(token_ids),
     )
-    return found[:, 0]
+    axes: Tensor = found[:, 0]
+    return axes
 
 
 def merge_tensors(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -135,9 +135,7 @@ class _DecodeLayout:
         folded = q.view(groups, self.members, kv_heads, share, size).transpose(1, 2)
         folded = folded.reshape(groups, kv_heads, self.members * share, size)
         to_prompt = folded @ prompt_key.transpose(-1, -2) + self.bias.to(q.dtype)
-        to_prompt = (
-            to_prompt.view(groups, kv_heads, self.members, share, -1).transpose(1, 2).reshape(rows, kv_heads, share, -1)
-        )
+        to_prompt = to_prompt.view(groups, kv_heads, self.members, share, -1).transpose(1, 2).reshape(rows, kv_heads, share, -1)
         scores = torch.cat([to_prompt, q @ own_key.transpose(-1, -2)], dim=-1)
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
         extent = prompt_key.shape[2]
@@ -231,7 +229,7 @@ class _Decoder:
         row = build_row([Bundle(p, ()) for p in self.prompts], self.family, self.device)
         layout: Any = row.inputs["visurf_layout"]
         for layer in cache.layers:
-            layer.layout = layout  # type: ignore[attr-defined]
+            layer.layout = layout  # type: ignore[union-attr]
         row.inputs |= {"past_key_values": cache, "use_cache": True}
         hidden = self.base.model(**row.inputs).last_hidden_state[0]
         last = layout.prompt_index.gather(1, self._prompt_lengths().unsqueeze(1) - 1).squeeze(1)
@@ -265,10 +263,8 @@ class _Decoder:
     def _choose(self, hidden: Tensor, slots: Tensor, step: int) -> Tensor:
         """Pick the next token of every row and record it for those that have not ended."""
         log_p = torch.log_softmax(self.policy.logits(hidden, self.base.lm_head), dim=-1)
-        if self.uniform is None:
-            chosen = log_p.argmax(-1)
-        else:
-            chosen = _inverse_cdf(log_p, self.uniform[slots, step], self.settings.top_p)
+        uniform = self.uniform
+        chosen = log_p.argmax(-1) if uniform is None else _inverse_cdf(log_p, uniform[slots, step], self.settings.top_p)
         alive = ~self.ended[slots]
         rows = slots[alive]
         self.tokens[rows, step] = chosen[alive]
@@ -291,7 +287,7 @@ class _Decoder:
         keep = (prompts.unsqueeze(1) * decode.members + order).reshape(-1)
         dropped = prompts if len(prompts) < len(alive) else None
         for layer in decode.cache.layers:
-            layer.keep(keep, dropped)  # type: ignore[attr-defined]
+            layer.keep(keep, dropped)  # type: ignore[union-attr]
         decode.members = members
         if dropped is not None:
             decode.bias = decode.bias.index_select(0, dropped)

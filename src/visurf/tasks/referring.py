@@ -42,8 +42,7 @@ def render_answer(target: Objects, frame: Frame, align: bool = True) -> str:
     points = _points(target)
     if not align:
         raw = [
-            {"point_2d": [round(v) for v in p], "bbox_2d": [round(v) for v in b]}
-            for b, p in zip(target.boxes, points, strict=True)
+            {"point_2d": [round(v) for v in p], "bbox_2d": [round(v) for v in b]} for b, p in zip(target.boxes, points, strict=True)
         ]
         return f"<answer>{json.dumps(raw)}</answer>"
     items = []
@@ -114,7 +113,7 @@ def judge(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
 
 
 def metrics(records: Sequence[Record]) -> dict[str, float]:
-    """gIoU over all samples, N-acc, T-acc, box IoU over samples with the object, and the share that still reasons."""
+    """Return gIoU over all samples, N-acc, T-acc, box IoU over samples with the object, and the share that still reasons."""
     return {
         "giou": mean([r["measures"]["giou"] for r in records]),
         "n_acc": mean([r["measures"]["n_hit"] for r in records]),

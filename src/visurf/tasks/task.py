@@ -77,9 +77,7 @@ class Task:
         """
         name = template or self.default_prompt
         if name not in self.prompts and "{question}" not in name:
-            raise ValueError(
-                f"task {self.name}: prompt {name!r} is neither one of {sorted(self.prompts)} nor holds {{question}}"
-            )
+            raise ValueError(f"task {self.name}: prompt {name!r} is neither one of {sorted(self.prompts)} nor holds {{question}}")
         question = self.prepare_question.get(name, str)(sample.question)
         return self.prompts.get(name, name).replace("{question}", question)
 

@@ -1,0 +1,91 @@
+"""What a run shows in the terminal: a live line where there is one, plain lines when piped, JSON lines when asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# What the one-line summary shows, in this order, where a step has it.
+SHOWN = (
+    ("reward/total", "reward {:.2f}"),
+    ("label/advantage", "A_y {:+.2f}"),
+    ("label/smoothed", "smoothed {:.0%}"),
+    ("label/nll", "label nll {:.2f}"),
+    ("validation/giou", "gIoU {:.3f}"),
+    ("validation/n_acc", "N-acc {:.3f}"),
+    ("validation/accuracy", "accuracy {:.3f}"),
+    ("rate/tokens", "{:,.0f} tok/s"),
+)
+
+
+def one_line(metrics: dict[str, Any]) -> str:
+    """The metrics of a step as one short line."""
+    return "  ".join(form.format(metrics[name]) for name, form in SHOWN if name in metrics)
+
+
+class Terminal:
+    """Shows progress over a known number of steps; use as a context manager.
+
+    Attributes:
+        mode: `live` (a bar on a terminal), `plain` (a line every few seconds), `json` (a JSON line per step) or `quiet`.
+    """
+
+    def __init__(self, steps: int, mode: str = "auto", every: float = 10.0) -> None:
+        """Prepare; `auto` is live on a terminal and plain elsewhere."""
+        self.console = Console(stderr=True)
+        self.mode = ("live" if self.console.is_terminal else "plain") if mode == "auto" else mode
+        self.steps, self.every = steps, every
+        self.done, self._shown, self._began = 0, 0.0, time.monotonic()
+        self._sticky: dict[str, Any] = {}
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[line]}"),
+        )
+        self._bar = Progress(*columns, console=self.console)
+        self._task = self._bar.add_task("", total=steps, line="")
+
+    def __enter__(self) -> Terminal:
+        """Start the live line."""
+        if self.mode == "live":
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop the live line."""
+        if self.mode == "live":
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A message that stays."""
+        if self.mode not in ("quiet", "json"):
+            self.console.print(text, highlight=False, markup=False)
+
+    def step(self, name: str, metrics: dict[str, Any]) -> None:
+        """One more step is done."""
+        self.done += 1
+        self._sticky |= {k: v for k, v in metrics.items() if k.startswith("validation/")}
+        line = one_line({**metrics, **self._sticky})
+        if self.mode == "live":
+            self._bar.update(self._task, completed=self.done, description=name, line=line)
+        elif self.mode == "json":
+            sys.stdout.write(json.dumps({"step": self.done, "name": name, **metrics}) + "\n")
+            sys.stdout.flush()
+        elif self.mode == "plain":
+            now = time.monotonic()
+            if now - self._shown >= self.every or self.done == self.steps or self.done == 1:
+                self._shown = now
+                left = (now - self._began) / self.done * (self.steps - self.done)
+                self.say(f"{name}  {self.done}/{self.steps}  {line}  {left / 60:.1f} min left")
+
+    def forget(self) -> None:
+        """Begin another run: earlier validation numbers no longer hold."""
+        self._sticky = {}
