@@ -25,7 +25,7 @@ def agrees(expected: Any, got: Any, tolerance: float) -> bool:
         expected: From a file: non-finite numbers are the texts "NaN", "Infinity", "-Infinity", a failure is
             {"raises": name}.
         got: A result; a failure is {"raises": name}.
-        tolerance: Absolute, and relative to the expected value where that is above 1.
+        tolerance: Absolute.
     """
     if isinstance(expected, Mapping):
         if not isinstance(got, Mapping):
@@ -45,7 +45,7 @@ def agrees(expected: Any, got: Any, tolerance: float) -> bool:
     if wanted is None or have is None:
         return False
     if math.isfinite(wanted) and math.isfinite(have):
-        return abs(wanted - have) <= tolerance * max(1.0, abs(wanted))
+        return abs(wanted - have) <= tolerance
     return wanted == have or (math.isnan(wanted) and math.isnan(have))
 
 

@@ -5,6 +5,8 @@ from visurf.metrics.boxes import (
     box_ious,
     click_accuracy,
     click_hits,
+    grec_f1,
+    grec_scores,
     mask_box_accuracy,
     mean_box_iou,
     thresholded_jaccard,
@@ -22,12 +24,9 @@ from visurf.metrics.federated import lvis_ap
 from visurf.metrics.intervals import (
     Interval,
     PairedComparison,
-    Summary,
     bootstrap_interval,
     bootstrap_statistic,
     paired_bootstrap,
-    read_record_values,
-    summarise,
     wilson_interval,
 )
 from visurf.metrics.mathvista import extract_mathvista, mathvista_correct, normalise_mathvista
@@ -35,8 +34,6 @@ from visurf.metrics.ranking import average_precision, roc_auc
 from visurf.metrics.segmentation import (
     SEGMENTATION_CONVENTIONS,
     Overlap,
-    grec_f1,
-    grec_scores,
     gres_report,
     gres_scores,
     lisa_scores,
@@ -48,6 +45,7 @@ from visurf.metrics.segmentation import (
     visionreasoner_scores,
     visual_rft_scores,
 )
+from visurf.metrics.summary import Summary, read_record_values, summarise
 from visurf.metrics.table import VISURF_TABLE_COLUMNS, visurf_average
 from visurf.metrics.text import (
     Share,

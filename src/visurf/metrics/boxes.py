@@ -1,13 +1,14 @@
-"""Box and click metrics. One entry per sample; None is a failed or empty answer and counts as a miss."""
+"""Box and click metrics, and generalised comprehension (GREC). One entry per sample; None is a failed or empty answer and counts as a miss."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from visurf.geometry import box_iou, inside, mask_box
+from visurf.geometry import box_iou, generalised_iou, inside, mask_box
 from visurf.metrics.segmentation import Overlap
 from visurf.types import Box, Point
 
@@ -144,3 +145,57 @@ def click_accuracy(points: Sequence[Point | None], truth: Sequence[Sequence[Box]
     if not hits.size:
         raise ValueError("no samples: a metric over nothing has no value")
     return float(hits.mean())
+
+
+def grec_f1(predicted: Sequence[Box], truth: Sequence[Box], *, threshold: float = 0.5) -> float:
+    """F1 of one expression's boxes in [0, 1], matched greedily by *generalised* IoU >= threshold.
+
+    Without true boxes: 1 if none was predicted, else 0.
+
+    Source: henghuiding/gRefCOCO, GREC evaluation. It keeps boxes of score >= 0.7 first; a model without scores keeps all.
+
+    >>> box = (0.0, 0.0, 4.0, 4.0)
+    >>> grec_f1([box, (8.0, 8.0, 9.0, 9.0)], [box])
+    0.6666666666666666
+    """
+    if not truth:
+        return float(not predicted)
+    similarity = np.array([[generalised_iou(p, t) for t in truth] for p in predicted]).reshape(len(predicted), len(truth))
+    matched = 0
+    for _ in range(min(similarity.shape)):
+        row, column = np.unravel_index(int(similarity.argmax()), similarity.shape)
+        # Written so that a NaN, from a box without area, matches nothing.
+        if not similarity[row, column] >= threshold:
+            break
+        matched += 1
+        similarity[row, :] = -np.inf
+        similarity[:, column] = -np.inf
+    return 2 * matched / (len(predicted) + len(truth))
+
+
+def grec_scores(samples: Sequence[tuple[Sequence[Box], Sequence[Box]]], *, threshold: float = 0.5) -> dict[str, float]:
+    """Pr@(F1=1), N-acc and T-acc of generalised comprehension, fractions in [0, 1].
+
+    Args:
+        samples: (predicted boxes, true boxes) per expression; no true box is a no-target expression.
+        threshold: Of the generalised IoU.
+
+    Returns:
+        "Pr@(F1=1)": share of all expressions with F1 = 1; "N_acc": share of no-target expressions without a predicted box;
+        "T_acc": share of target expressions with at least one. NaN where there are no such expressions.
+
+    Raises:
+        ValueError: There are no expressions.
+
+    Source: henghuiding/gRefCOCO, GREC evaluation.
+    """
+    if not samples:
+        raise ValueError("no expressions: a metric over nothing has no value")
+    perfect = [grec_f1(predicted, truth, threshold=threshold) >= 1 for predicted, truth in samples]
+    absent = [not predicted for predicted, truth in samples if not truth]
+    present = [bool(predicted) for predicted, truth in samples if truth]
+    return {
+        "Pr@(F1=1)": sum(perfect) / len(perfect),
+        "N_acc": sum(absent) / len(absent) if absent else math.nan,
+        "T_acc": sum(present) / len(present) if present else math.nan,
+    }

@@ -1,4 +1,4 @@
-"""COCO AP and AR by pycocotools, means over named classes, and Visual-RFT's report. Boxes in files are x, y, width, height."""
+"""COCO AP and AR by pycocotools, means over named classes, Visual-RFT's report. Boxes in files are x, y, width, height."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ IouType = Literal["bbox", "segm"]
 ConfidenceSource = Literal["model", "log_prob", "constant", "box_area"]
 
 # An AP depends on the order of the detections, so every report says where the order comes from.
-CONFIDENCE_SOURCES: Mapping[ConfidenceSource, str] = MappingProxyType({
-    "model": "the confidence that the model wrote beside each box",
-    "log_prob": "the log-probability of the tokens of each box",
-    "constant": "one constant: ties keep the order of the document, and AP depends on it",
-    "box_area": "box area over image area (VisionReasoner): larger boxes come first",
-})
+CONFIDENCE_SOURCES: Mapping[ConfidenceSource, str] = MappingProxyType(
+    {
+        "model": "the confidence that the model wrote beside each box",
+        "log_prob": "the log-probability of the tokens of each box",
+        "constant": "one constant: ties keep the order of the document, and AP depends on it",
+        "box_area": "box area over image area (VisionReasoner): larger boxes come first",
+    }
+)
 
 _AREAS = ("all", "small", "medium", "large")
 
@@ -159,9 +161,7 @@ def counted_mean(values: NDArray[np.float64], empty: float = -1.0) -> float:
     return float(counted.mean()) if counted.size else empty
 
 
-def summary_numbers(
-    precision: NDArray[np.float64], recall: NDArray[np.float64], limits: Sequence[int]
-) -> dict[str, float]:
+def summary_numbers(precision: NDArray[np.float64], recall: NDArray[np.float64], limits: Sequence[int]) -> dict[str, float]:
     """The summary of a `DetectionReport`.
 
     Args:

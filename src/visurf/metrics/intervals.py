@@ -1,16 +1,13 @@
-"""Bootstrap intervals, paired comparison of two record files, and the summary that names its failures.
+"""Bootstrap intervals and the paired comparison of two runs.
 
 Resampling is over samples, with a seeded generator: the same records give the same interval.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,32 +52,13 @@ class PairedComparison:
         first: Value of the first.
         second: Value of the second.
         difference: second - first, with its interval.
-        p_value: Two-sided: twice the smaller share of resampled differences on either side of 0, at least 2 / (resamples + 1).
+        p_value: Two-sided: twice the smaller share of resampled differences on either side of 0, never 0.
     """
 
     first: float
     second: float
     difference: Interval
     p_value: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What one evaluation reports: every metric with its interval, and always how many answers failed.
-
-    Attributes:
-        n: Samples, one record each.
-        metrics: Name to interval; `Interval.n` tells on how many samples the metric was defined.
-        parse_failure_rate: Share of answers that could not be parsed.
-        truncation_rate: Share of answers cut off by the length limit.
-        parse_errors: Reason to count.
-    """
-
-    n: int
-    metrics: Mapping[str, Interval]
-    parse_failure_rate: Interval
-    truncation_rate: Interval
-    parse_errors: Mapping[str, int]
 
 
 def bootstrap_interval(
@@ -183,7 +161,7 @@ def paired_bootstrap(
     _same_ids(set(first), set(second), "are in one run only")
     ids = sorted(key for key, value in first.items() if value is not None)
     _same_ids(set(ids), {key for key, value in second.items() if value is not None}, "have a value in one run only")
-    sides = []
+    sides: list[NDArray[np.float64]] = []
     for side, values in enumerate((first, second)):
         below = None if denominators is None else [denominators[side][key] for key in ids]
         sides.extend(_columns([float(values[key] or 0.0) for key in ids], below))
@@ -195,82 +173,6 @@ def paired_bootstrap(
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
     p_value = min(1.0, 2 * (int(tail) + 1) / (resamples + 1))
     return PairedComparison(float(values_all[0]), float(values_all[1]), interval, p_value)
-
-
-def read_record_values(path: str | Path, metric: str) -> dict[str, float | None]:
-    """One metric of a record file: sample id to value, None where the record says null.
-
-    Args:
-        path: JSONL, one object per sample with `id` and the metric, either beside it or under `metrics`.
-        metric: Its name.
-
-    Raises:
-        ValueError: A line is no object, lacks id or metric, repeats an id, or the value is no finite number.
-    """
-    values: dict[str, float | None] = {}
-    # Only the line feed ends a record: splitlines would also cut at U+2028 inside a text.
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON ({error})") from error
-        found = row if isinstance(row, dict) and metric in row else row.get("metrics", {}) if isinstance(row, dict) else {}
-        if metric not in found or "id" not in row:
-            raise ValueError(f"{where}: expected an object with 'id' and {metric!r}")
-        if row["id"] in values:
-            raise ValueError(f"{where}: id {row['id']!r} appears twice")
-        values[row["id"]] = _finite(found[metric], f"{where}: {metric}")
-    return values
-
-
-def summarise(
-    metrics: Mapping[str, Sequence[float | None]],
-    *,
-    parse_errors: Sequence[str | None],
-    truncated: Sequence[bool],
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Summary:
-    """Means with 95 % intervals over one record per sample, and always the rates of failed and truncated answers.
-
-    Args:
-        metrics: Name to one value per sample, None where the metric does not apply to it (N-acc of a target sample). A
-            failed answer has its value, usually 0, and is not None. A metric that applies nowhere becomes NaN.
-        parse_errors: The reason, or None, per sample.
-        truncated: Per sample.
-        resamples: Number of resamples.
-        seed: Of the generator.
-
-    Raises:
-        ValueError: No samples, lengths differ, or a value is not finite.
-    """
-    n = len(parse_errors)
-    for name, column in {**metrics, "truncated": truncated}.items():
-        if len(column) != n:
-            raise ValueError(f"{name}: {len(column)} values for {n} samples; every sample has one record")
-    intervals = {}
-    for name, column in metrics.items():
-        values = [v for i, v in enumerate(_finite(v, f"{name}, sample {i}") for i, v in enumerate(column)) if v is not None]
-        empty = Interval(math.nan, math.nan, math.nan, 0)
-        intervals[name] = bootstrap_interval(values, resamples=resamples, seed=seed) if values else empty
-    return Summary(
-        n=n,
-        metrics=intervals,
-        parse_failure_rate=bootstrap_interval([e is not None for e in parse_errors], resamples=resamples, seed=seed),
-        truncation_rate=bootstrap_interval([bool(t) for t in truncated], resamples=resamples, seed=seed),
-        parse_errors=dict(Counter(e for e in parse_errors if e is not None).most_common()),
-    )
-
-
-def _finite(value: Any, where: str) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, int | float | np.number | np.bool_) or not math.isfinite(value):
-        raise ValueError(f"{where}: expected a finite number, got {value!r}")
-    return float(value)
 
 
 def _same_ids(first: set[str], second: set[str], what: str) -> None:

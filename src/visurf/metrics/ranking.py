@@ -14,14 +14,11 @@ if TYPE_CHECKING:
 
 def _checked(labels: Sequence[Any], scores: Sequence[float]) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """One-dimensional labels of at most two classes and as many finite scores, or ValueError."""
-    try:
-        values = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"scores must be numbers: {error}") from error
-    kinds = {str if isinstance(label, str) else float for label in labels}
-    if len(kinds) > 1 or any(label is None for label in labels):
+    if len({isinstance(label, str) for label in labels}) > 1:
         raise ValueError("labels must be all numbers or all texts")
-    classes = np.asarray(labels)
+    classes, values = np.asarray(labels), np.asarray(scores)
+    if classes.dtype.kind not in "biufU" or values.dtype.kind not in "biuf":
+        raise ValueError("labels must be numbers or texts, and scores numbers")
     if classes.ndim != 1 or values.ndim != 1:
         raise ValueError(f"labels and scores must be one-dimensional, got shapes {classes.shape} and {values.shape}")
     if len(classes) != len(values):
@@ -34,7 +31,7 @@ def _checked(labels: Sequence[Any], scores: Sequence[float]) -> tuple[NDArray[An
         raise ValueError("labels must be classes: whole numbers, booleans or texts")
     if len(np.unique(classes)) > 2:
         raise ValueError(f"labels must be binary, got {len(np.unique(classes))} classes")
-    return classes, values
+    return classes, values.astype(np.float64)
 
 
 def roc_auc(labels: Sequence[Any], scores: Sequence[float]) -> float:

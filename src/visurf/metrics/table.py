@@ -27,7 +27,7 @@ def visurf_average(columns: Mapping[str, float]) -> float:
     """
     odd = sorted(set(columns) ^ set(VISURF_TABLE_COLUMNS))
     if odd:
-        raise ValueError(f"columns missing or unknown: {odd}; the average is over exactly {len(VISURF_TABLE_COLUMNS)} columns")
+        raise ValueError(f"columns missing or unknown: {odd}; the average is over exactly eight")
     outside = [name for name, value in columns.items() if not 0 <= value <= 100]
     if outside:
         raise ValueError(f"columns outside 0 to 100 percent: {outside}")

@@ -157,7 +157,11 @@ def anls_score(prediction: str, truths: Sequence[str], *, threshold: float = 0.5
 
 
 def anls(
-    predictions: Sequence[str | None], truths: Sequence[Sequence[str]], *, threshold: float = 0.5, keep_at_threshold: bool = True
+    predictions: Sequence[str | None],
+    truths: Sequence[Sequence[str]],
+    *,
+    threshold: float = 0.5,
+    keep_at_threshold: bool = True,
 ) -> float:
     """DocVQA's average normalised Levenshtein similarity, a fraction; None is a failed answer and scores 0.
 
