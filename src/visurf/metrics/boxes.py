@@ -1,4 +1,7 @@
-"""Box and click metrics, and generalised comprehension (GREC). One entry per sample; None is a failed or empty answer and counts as a miss."""
+"""Box, click and generalised comprehension (GREC) metrics.
+
+One entry per sample; None is a failed or empty answer and counts as a miss.
+"""
 
 from __future__ import annotations
 
