@@ -87,6 +87,9 @@ def test_every_sample_needs_an_entry(metric):
         ([HALF], [UNIT], 1.0),
         ([(0.0, 0.0, 10.0, 4.9)], [UNIT], 0.0),
         ([UNIT], [HALF, FAR], 2 / 3),
+        # Each box counts once, on either side.
+        ([UNIT, FAR], [UNIT, (0.0, 0.0, 10.0, 8.0)], 0.5),
+        ([UNIT, (0.0, 0.0, 10.0, 8.0)], [UNIT, FAR], 0.5),
     ],
 )
 def test_grec_f1(predicted, truth, f1):

@@ -116,6 +116,8 @@ def test_runners_notice_a_wrong_expectation():
     right = dict.fromkeys(["gIoU", "cIoU"], 50.0) | dict.fromkeys(["T_acc", "N_acc", "Pr@0.7", "Pr@0.8", "Pr@0.9"], 0)
     assert METRIC_FAMILIES["gres"](case({"grefcoco": right}, samples=[one]))[0]
     assert not METRIC_FAMILIES["gres"](case({"grefcoco": right | {"cIoU": 50.000001}}, samples=[one]))[0]
+    whole = one | {"pred_mask": [[1, 0]], "gt_mask": [[255, 1]]}
+    assert METRIC_FAMILIES["gres"](case({"grefcoco": right}, samples=[whole]))[0], "255 is object here, not ignored"
     assert METRIC_FAMILIES["gres"](case({"raises": "AssertionError"}, samples=[one | {"source": "other"}]))[0]
     assert METRIC_FAMILIES["roc_auc"](case({"roc_auc": "NaN", "average_precision": 1.0}, labels=[1], scores=[0.5])) == (
         True,

@@ -118,6 +118,8 @@ def test_paired_ratio():
     comparison = paired_bootstrap(*sides, denominators=({"a": 2.0, "b": 8.0}, {"a": 2.0, "b": 8.0}))
     assert (comparison.first, comparison.second) == pytest.approx((0.1, 0.3))
     assert (comparison.difference.low, comparison.difference.high) == pytest.approx((0.125, 0.5))
+    comparison = paired_bootstrap(*sides, denominators=({"a": 2.0, "b": 8.0}, {"a": 4.0, "b": 8.0}))
+    assert (comparison.first, comparison.second) == pytest.approx((0.1, 0.25))
 
 
 def test_missing_ids_are_an_error():

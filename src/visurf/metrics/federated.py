@@ -61,8 +61,8 @@ def lvis_ap(
     """
     check_images(truth, detections)
     judged, incomplete = _federation(truth)
-    kept = [d for d in strongest(detections, max_detections) if d["image_id"] in judged.get(d["category_id"], ())]
-    evaluator = evaluator_for(truth, kept, iou_type)
+    # The limit comes first: a detection that is judged nowhere still uses up its place.
+    evaluator = evaluator_for(truth, strongest(detections, max_detections), iou_type)
     evaluator.params.maxDets = [max_detections]
     names = {c["id"]: c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])}
     precision = np.full((_THRESHOLDS, _RECALL_POINTS, len(names), _AREAS, 1), -1.0)
