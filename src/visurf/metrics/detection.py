@@ -102,17 +102,6 @@ def coco_ap(
     )
 
 
-def check_images(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse detections on images that the truth file does not have.
-
-    Raises:
-        ValueError: There is such an image.
-    """
-    unknown = sorted({d["image_id"] for d in detections} - {image["id"] for image in truth["images"]}, key=str)
-    if unknown:
-        raise ValueError(f"{len(unknown)} images of the detections are not in the truth file, first {unknown[0]!r}")
-
-
 def evaluator_for(
     truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
@@ -131,7 +120,9 @@ def evaluator_for(
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise ImportError("AP needs pycocotools: pip install 'visurf[metrics]'") from error
-    check_images(truth, detections)
+    unknown = sorted({d["image_id"] for d in detections} - {image["id"] for image in truth["images"]}, key=str)
+    if unknown:
+        raise ValueError(f"{len(unknown)} images of the detections are not in the truth file, first {unknown[0]!r}")
     if not detections and on_empty == "raise":
         raise ValueError("no detections")
     # Fresh ids from 1: the evaluator marks "unmatched" by 0, so an annotation with id 0 would never count as found.

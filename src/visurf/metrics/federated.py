@@ -19,7 +19,6 @@ from visurf.metrics.detection import (
     DetectionReport,
     IouType,
     category_numbers,
-    check_images,
     counted_mean,
     evaluator_for,
     summary_numbers,
@@ -59,7 +58,6 @@ def lvis_ap(
 
     Source: Gupta et al., LVIS (arXiv 1908.03195); agrees with the lvis package 0.5.3.
     """
-    check_images(truth, detections)
     judged, incomplete = _federation(truth)
     # The limit comes first: a detection that is judged nowhere still uses up its place.
     evaluator = evaluator_for(truth, strongest(detections, max_detections), iou_type)
