@@ -86,6 +86,11 @@ class Terminal:
                 left = (now - self._began) / self.done * (self.steps - self.done)
                 self.say(f"{name}  {self.done}/{self.steps}  {line}  {left / 60:.1f} min left")
 
+    def count(self, done: int, total: int, name: str) -> None:
+        """Something else than steps is counted."""
+        if self.mode == "live":
+            self._bar.update(self._task, completed=done, total=total, description=name)
+
     def forget(self) -> None:
         """Begin another run: earlier validation numbers no longer hold."""
         self._sticky = {}

@@ -65,9 +65,7 @@ def box_accuracy(predicted: Sequence[Box | None], truth: Sequence[Box], *, thres
     return float((ious > threshold).mean())
 
 
-def mask_box_accuracy(
-    predicted: Sequence[Box | None], masks: Sequence[NDArray[np.uint8]], *, threshold: float = 0.5
-) -> float:
+def mask_box_accuracy(predicted: Sequence[Box | None], masks: Sequence[NDArray[np.uint8]], *, threshold: float = 0.5) -> float:
     """Box accuracy against the tight box of each true mask, a fraction: ViSurf's Bbox_Acc on ISIC2018.
 
     The paper names the metric and not its rule. Assumed: IoU > 0.5 with the half-open box of the mask's pixels (x2 is the

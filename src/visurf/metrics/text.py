@@ -168,9 +168,7 @@ def anls(
     Raises:
         ValueError: There are no samples, the lengths differ, or a sample has no accepted answer.
     """
-    return _mean(
-        predictions, truths, lambda p, t: anls_score(p, t, threshold=threshold, keep_at_threshold=keep_at_threshold)
-    )
+    return _mean(predictions, truths, lambda p, t: anls_score(p, t, threshold=threshold, keep_at_threshold=keep_at_threshold))
 
 
 def _mean(predictions: Sequence[str | None], truths: Sequence[_Truth], score: Callable[[str, _Truth], float]) -> float:

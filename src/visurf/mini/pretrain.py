@@ -31,7 +31,7 @@ from visurf.mini import world
 from visurf.tasks.referring import render_answer
 
 IMAGES = 24
-QUESTIONS = 5
+QUESTIONS, GROUNDED = 7, 3
 DIRECT = 0.2
 USER, TURN, VISION = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|vision_start|>{}<|vision_end|>"
 
@@ -40,7 +40,7 @@ USER, TURN, VISION = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 class Settings:
     """What determines the weights."""
 
-    steps: int = 4600
+    steps: int = 4400
     seed: int = 0
     hidden: int = 128
     layers: int = 4
@@ -49,9 +49,9 @@ class Settings:
 
 
 def questions(scene: world.Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Question and reply texts about a scene: three groundings, then existence, colour or count."""
+    """Question and reply texts about a scene: up to `GROUNDED` groundings, then existence, colour or count."""
     frame = Frame((world.SIZE, world.SIZE), (world.SIZE, world.SIZE))
-    chosen = rng.permutation(len(scene.shapes))[: QUESTIONS - 2]
+    chosen = rng.permutation(len(scene.shapes))[:GROUNDED]
     asked = []
     for index in chosen:
         shape = scene.shapes[index]
@@ -63,12 +63,12 @@ def questions(scene: world.Scene, rng: np.random.Generator) -> list[tuple[str, s
         kind = rng.random()
         shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
         alone = sum(s.kind == shape.kind for s in scene.shapes) == 1
-        if kind < 0.4:
+        if kind < 0.42:
             asked.append((f"is there a {shape.colour} {shape.kind}", "yes"))
-        elif kind < 0.8:
+        elif kind < 0.84:
             colour, name = world.absent_pair(scene, rng)
             asked.append((f"is there a {colour} {name}", "no"))
-        elif kind < 0.9 and alone:
+        elif kind < 0.92 and alone:
             asked.append((f"what colour is the {shape.kind}", shape.colour))
         else:
             asked.append(("how many shapes are there", str(len(scene.shapes))))
