@@ -77,7 +77,7 @@ def default_accuracy(text: str, solution: str, *, symbolic: bool | None = None) 
     """
     if symbolic:
         return 1.0
-    said, true = _or_whole(last_answer(text), text), _solution(solution)
+    said, true = default_answers(text, solution)
     letter = choice_letter(true)
     if not any(c.isdecimal() for c in true) and letter is not None:
         return float(choice_letter(said) == letter)
@@ -87,6 +87,11 @@ def default_accuracy(text: str, solution: str, *, symbolic: bool | None = None) 
         if numbers is not None:
             return float(numbers[0] == numbers[1])
     return similarity(said, name)
+
+
+def default_answers(text: str, solution: str) -> tuple[str, str]:
+    """The two texts that `default_accuracy` and its symbolic stage compare: the completion's last answer, and the label's."""
+    return _or_whole(last_answer(text), text), _solution(solution)
 
 
 def math_accuracy(text: str, solution: str, *, limit_s: float = 10.0) -> float:
