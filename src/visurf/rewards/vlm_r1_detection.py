@@ -6,7 +6,6 @@ pycocotools 2.0.11 on one image with every score 1.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -220,20 +219,22 @@ def _coco_iou(detections: NDArray[np.float64], truths: NDArray[np.float64]) -> N
     return np.where((sides[0] <= 0) | (sides[1] <= 0), 0.0, iou)
 
 
-def _outside(areas: Iterable[float]) -> list[bool]:
-    return [bool(a < 0 or a > _LARGEST_AREA) for a in areas]
+def _outside(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore", over="ignore"):
+        areas = boxes[:, 2] * boxes[:, 3]
+    return (areas < 0) | (areas > _LARGEST_AREA)
 
 
 def _precision(found: list[NDArray[np.float64]], boxes: list[NDArray[np.float64]], threshold: float) -> float | None:
     """Mean precision at 101 recall points of one category at one IoU threshold, or None without a countable true box."""
     detections = np.array(found[:MAX_DETECTIONS]).reshape(-1, 4)
-    order = np.argsort(_outside(b[2] * b[3] for b in boxes), kind="stable")
-    truths = np.array(boxes)[order]
-    ignored = _outside(truths[:, 2] * truths[:, 3])
-    if all(ignored):
+    truths = np.array(boxes)
+    truths = truths[np.argsort(_outside(truths), kind="stable")]
+    ignored = _outside(truths)
+    if ignored.all():
         return None
     ious = _coco_iou(detections, truths)
-    skipped = _outside(detections[:, 2] * detections[:, 3])
+    skipped = _outside(detections)
     taken: set[int] = set()
     hits: list[bool] = []
     for row, skip in zip(ious, skipped, strict=True):
@@ -252,7 +253,7 @@ def _precision(found: list[NDArray[np.float64]], boxes: list[NDArray[np.float64]
             hits.append(True)
         elif match < 0 and not skip:
             hits.append(False)
-    return _interpolated(np.array(hits, dtype=bool), len(ignored) - sum(ignored))
+    return _interpolated(np.array(hits, dtype=bool), int((~ignored).sum()))
 
 
 def _interpolated(hits: NDArray[np.bool_], count: int) -> float:

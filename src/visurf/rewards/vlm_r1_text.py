@@ -90,7 +90,7 @@ def default_accuracy(text: str, solution: str, *, symbolic: bool | None = None) 
 
 
 def default_answers(text: str, solution: str) -> tuple[str, str]:
-    """The two texts that `default_accuracy` and its symbolic stage compare: the completion's last answer, and the label's."""
+    """The texts that `default_accuracy` and its symbolic stage compare: the completion's last answer, and the label's."""
     return _or_whole(last_answer(text), text), _solution(solution)
 
 
@@ -146,7 +146,7 @@ def cosine_length(n_tokens: int) -> float:
     return MAX_LENGTH_REWARD - span * (1 - math.cos(n_tokens * math.pi / LENGTH_PERIOD)) / 2
 
 
-def repetition(text: str, *, limit_s: float = 10.0) -> float:
+def repetition(text: str, *, limit_s: float = 2.0) -> float:
     """Minus the share of repeated objects of the text's list, or else of its repeated six-word runs; -1 to 0.
 
     The list is the first fenced JSON, else the first fence, else an array that speaks of "bbox_2d" and "label"; broken JSON
