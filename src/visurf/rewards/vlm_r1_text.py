@@ -130,8 +130,8 @@ def choice_letter(text: str) -> str | None:
 def similarity(first: str, second: str) -> float:
     """Twice the longest common subsequence over the sum of the lengths, 0 to 1; 1 if both are empty.
 
-    >>> similarity("other", "a cat")
-    0.2
+    >>> similarity("ab", "ac")
+    0.5
     """
     total = len(first) + len(second)
     return 1 - (total - 2 * _common_subsequence(first, second)) / total if total else 1.0
