@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from visurf.types import Box, Point, Size
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+
+IouConvention = Literal["plain", "seg_zero", "vlm_r1"]
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,38 @@ def generalised_iou(first: Box, second: Box) -> float:
     >>> generalised_iou((0, 0, 1, 1), (2, 0, 3, 1))
     -0.3333333333333333
     """
-    iou = box_iou(first, second)
-    enclosing = (max(first[2], second[2]) - min(first[0], second[0])) * (max(first[3], second[3]) - min(first[1], second[1]))
+    width, height = (max(0.0, min(first[i + 2], second[i + 2]) - max(first[i], second[i])) for i in (0, 1))
     areas = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (first, second))
-    union = areas / (1 + iou)
+    union = areas - width * height
+    iou = width * height / union if union > 0 else 0.0
+    enclosing = (max(first[2], second[2]) - min(first[0], second[0])) * (max(first[3], second[3]) - min(first[1], second[1]))
     return iou - (enclosing - union) / enclosing if enclosing > 0 else iou
+
+
+def convention_iou(first: Sequence[float], second: Sequence[float], convention: IouConvention) -> float:
+    """IoU of two boxes as a published reward counts it; swapped corners give signed areas.
+
+    Args:
+        first: xyxy; the first four numbers count.
+        second: The same, in the same frame.
+        convention: ``plain``: areas without +1, an overlap needs positive sides. ``seg_zero``: inclusive areas (+1 on every
+            side), an overlap needs positive sides before the +1. ``vlm_r1``: plain areas, an overlap needs sides above 1.
+
+    Returns:
+        0 to 1; 0 without an overlap, also where the union is empty.
+
+    >>> convention_iou((0, 0, 10, 10), (9, 0, 19, 10), "plain") > 0, convention_iou((0, 0, 10, 10), (9, 0, 19, 10), "vlm_r1")
+    (True, 0.0)
+    """
+    one = 1 if convention == "seg_zero" else 0
+    less = 1 if convention == "vlm_r1" else 0
+    left, top = max(first[0], second[0]), max(first[1], second[1])
+    right, bottom = min(first[2] - less, second[2] - less), min(first[3] - less, second[3] - less)
+    if not (left < right and top < bottom):
+        return 0.0
+    overlap = (right - left + one + less) * (bottom - top + one + less)
+    areas = sum((b[2] - b[0] + one) * (b[3] - b[1] + one) for b in (first, second))
+    return overlap / (areas - overlap)
 
 
 def inside(point: Point, box: Box) -> bool:
