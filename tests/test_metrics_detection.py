@@ -15,9 +15,7 @@ def coco(annotations, n_images=1, names=("bus", "cat", "dog"), **image):
     return {
         "images": [{"id": i} | image for i in range(1, n_images + 1)],
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
-        "annotations": [
-            {"image_id": image_id, "category_id": category, "bbox": box} for image_id, category, box in annotations
-        ],
+        "annotations": [{"image_id": image_id, "category_id": category, "bbox": box} for image_id, category, box in annotations],
     }
 
 

@@ -134,9 +134,7 @@ def test_gres_report_pools_two_sources():
 
 def test_the_conventions_by_hand():
     overlaps = [EMPTY, Overlap(3, 4), Overlap(0, 6)]
-    assert lisa_scores(overlaps) == pytest.approx(
-        {"gIoU": (1 + 3 / 4.00001) / 3.00001, "cIoU": 3 / 10.0000000001}, abs=1e-12
-    )
+    assert lisa_scores(overlaps) == pytest.approx({"gIoU": (1 + 3 / 4.00001) / 3.00001, "cIoU": 3 / 10.0000000001}, abs=1e-12)
     assert seg_zero_scores(overlaps) == pytest.approx({"gIoU": 0.25})
     assert visionreasoner_scores(overlaps) == pytest.approx({"gIoU": 0.25, "cIoU": 0.3})
     assert visual_rft_scores(overlaps) == pytest.approx({"gIoU": 3 / 4.000001 / 3, "cIoU": 3 / 10.000001}, abs=1e-12)

@@ -137,11 +137,7 @@ values = st.recursive(
 )
 structured = values.map(repr).map(
     lambda text: (
-        text.replace("'", '"')
-        .replace("nan", "NaN")
-        .replace("inf", "Infinity")
-        .replace("None", "null")
-        .replace("True", "true")
+        text.replace("'", '"').replace("nan", "NaN").replace("inf", "Infinity").replace("None", "null").replace("True", "true")
     )
 )
 

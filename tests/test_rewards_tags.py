@@ -34,9 +34,7 @@ def test_a_single_line_answer_is_the_lazy_match_without_line_feeds(text):
     assert tags.single_line_answer(text) == (match.group(1) if match else None)
 
 
-@pytest.mark.parametrize(
-    "text", ["'a'", "[1,]", "+1", "01", "// a\n1", "\ufeff1", '"\n"', "", "nan", "[" * 10**5, "9" * 10**5]
-)
+@pytest.mark.parametrize("text", ["'a'", "[1,]", "+1", "01", "// a\n1", "\ufeff1", '"\n"', "", "nan", "[" * 10**5, "9" * 10**5])
 def test_what_is_no_json(text):
     with pytest.raises(DataError):
         tags.load_json(text)

@@ -293,9 +293,9 @@ def test_a_repair_that_takes_too_long_leaves_the_words(monkeypatch):
 
 
 @given(
-    st.lists(
-        st.sampled_from(["[", "{", "}", "]", '"bbox_2d"', '"label"', " ", "x", ",", "```", "```json"]), max_size=16
-    ).map("".join)
+    st.lists(st.sampled_from(["[", "{", "}", "]", '"bbox_2d"', '"label"', " ", "x", ",", "```", "```json"]), max_size=16).map(
+        "".join
+    )
 )
 def test_the_list_of_a_text_is_what_the_patterns_find(text):
     match = re.search(r"```json(.*?)```", text, re.DOTALL)

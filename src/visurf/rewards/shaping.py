@@ -55,9 +55,7 @@ def point_closeness(points: Sequence[Point], true_points: Sequence[Point], *, sc
         raise ValueError(f"expected a positive scale, got {scale}")
     if not all(math.isfinite(v) for point in (*points, *true_points) for v in point):
         raise ValueError("expected finite coordinates")
-    return _assigned(
-        [[math.exp(-math.dist(p, t) / scale) for t in true_points] for p in points], len(points), len(true_points)
-    )
+    return _assigned([[math.exp(-math.dist(p, t) / scale) for t in true_points] for p in points], len(points), len(true_points))
 
 
 def mask_iou(mask: NDArray[Any], true_mask: NDArray[np.uint8]) -> float:

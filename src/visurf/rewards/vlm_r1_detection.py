@@ -154,9 +154,7 @@ def _pair_iou(first: Any, second: Any) -> float:
 
 def _greedy_matches(predicted: list[Any], true: list[Any]) -> list[tuple[int, int, float]]:
     """Pairs by falling IoU down to the threshold; ties take the first prediction, then the first true box."""
-    pairs = [
-        (i, j, iou) for i, p in enumerate(predicted) for j, t in enumerate(true) if (iou := _pair_iou(p, t)) >= MATCH_IOU
-    ]
+    pairs = [(i, j, iou) for i, p in enumerate(predicted) for j, t in enumerate(true) if (iou := _pair_iou(p, t)) >= MATCH_IOU]
     pairs.sort(key=lambda pair: -pair[2])
     used_predicted: set[int] = set()
     used_true: set[int] = set()
@@ -211,9 +209,7 @@ def _coco_iou(detections: NDArray[np.float64], truths: NDArray[np.float64]) -> N
     """(D, G) IoU as the COCO tools compute it: a NaN side is taken from the other box, but leaves the areas NaN."""
     d, g = detections[:, None], truths[None]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        sides = [
-            np.fmin(d[..., i + 2] + d[..., i], g[..., i + 2] + g[..., i]) - np.fmax(d[..., i], g[..., i]) for i in (0, 1)
-        ]
+        sides = [np.fmin(d[..., i + 2] + d[..., i], g[..., i + 2] + g[..., i]) - np.fmax(d[..., i], g[..., i]) for i in (0, 1)]
         overlap = sides[0] * sides[1]
         iou: NDArray[np.float64] = overlap / (d[..., 2] * d[..., 3] + g[..., 2] * g[..., 3] - overlap)
     return np.where((sides[0] <= 0) | (sides[1] <= 0), 0.0, iou)
