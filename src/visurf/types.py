@@ -34,7 +34,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class ImageRef:
-    """A lazy image: a path, encoded bytes (or a function that fetches them) or a PIL image; opened by content, not by extension.
+    """A lazy image: a path, encoded bytes, a function that fetches them, or a PIL image; opened by content, not extension.
 
     Pixels are EXIF-transposed once and converted to RGB, so every coordinate refers to the upright picture. Decoded pixels
     are never kept, which bounds host memory.

@@ -74,7 +74,9 @@ def get_benchmark(name: str) -> Benchmark:
     module, separator, attribute = place.partition(":")
     if not separator:
         hint = get_close_matches(name, BENCHMARKS, n=1)
-        raise DataError(f"unknown benchmark {name!r}" + (f"; did you mean {hint[0]!r}?" if hint else f"; known: {sorted(BENCHMARKS)}"))
+        raise DataError(
+            f"unknown benchmark {name!r}" + (f"; did you mean {hint[0]!r}?" if hint else f"; known: {sorted(BENCHMARKS)}")
+        )
     try:
         value = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

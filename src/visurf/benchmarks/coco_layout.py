@@ -46,7 +46,7 @@ def read_coco(path: Path, *, keep: Callable[[Mapping[str, Any]], bool] | None = 
         keep: Which annotations to keep, to save memory; None keeps all.
 
     Raises:
-        DataError: A section or field is missing, an id occurs twice, or an annotation refers to an unknown image or category.
+        DataError: A section or field is missing, an id occurs twice, or an annotation's image or category is unknown.
     """
     data = read_json(path)
     images = _by_id(require(data, "images", list, str(path)), f"{path}: images")
@@ -90,9 +90,13 @@ def annotation_mask(annotation: Mapping[str, Any], size: Size, where: str) -> La
     if isinstance(segmentation, dict):
         height, width = (int(v) for v in numbers(segmentation.get("size"), 2, f"{where}, field 'segmentation.size'"))
         if (width, height) != size:
-            raise DataError(f"{where}, field 'segmentation.size': expected height, width of the image {size}, got {height}, {width}")
+            raise DataError(
+                f"{where}, field 'segmentation.size': expected height, width of the image {size}, got {height}, {width}"
+            )
         counts = require(segmentation, "counts", (str, list), where)
-        return RunLengthMask(counts if isinstance(counts, str) else tuple(int(v) for v in numbers(counts, None, where)), size)
+        return RunLengthMask(
+            counts if isinstance(counts, str) else tuple(int(v) for v in numbers(counts, None, where)), size
+        )
     return PolygonMask(tuple(numbers(polygon, None, f"{where}, field 'segmentation'") for polygon in segmentation), size)
 
 

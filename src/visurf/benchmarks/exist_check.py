@@ -1,7 +1,7 @@
 """Which (image, category) pairs a detection evaluation asks about.
 
-The published protocol first asks whether a category is present and detects only those, so an AP means little without the rule
-and its rate beside it.
+The published protocol first asks whether a category is present and detects only those, so an AP means little without the
+rule and its rate beside it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ the data sets were scored with two: COCO's (fractional vertices, run lengths) an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from visurf.benchmarks.rasterise import decode_counts, fill_coco, fill_opencv
 from visurf.geometry import box_centre, mask_box, mask_point
-from visurf.types import DataError, LazyMask, Masks, Objects, Point, Sample, Size
+from visurf.types import DataError, ImageRef, LazyMask, Masks, Objects, Point, Sample, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,13 +90,13 @@ class ImageMask:
 
     Attributes:
         path: The file, opened by content.
-        size: The picture's width and height when the file may be of another resolution: resampled to the nearest pixel. None keeps it.
+        image: The picture it lies on, when the file may be of another resolution; resampled to nearest. None keeps it.
         threshold: 0 for files of 0 and 255 (or 1) that were never interpolated.
         values: When given, maps stored values to mask values instead of the threshold (trimaps).
     """
 
     path: Path
-    size: Size | None = None
+    image: ImageRef | None = None
     threshold: int = 0
     values: tuple[tuple[int, int], ...] | None = None
 
@@ -110,10 +110,10 @@ class ImageMask:
         """
         try:
             with Image.open(self.path) as opened:
-                image = opened if opened.mode in ("L", "P", "I", "1", "I;16") else opened.convert("L")
-                if self.size is not None and image.size != self.size:
-                    image = image.resize(self.size, Image.Resampling.NEAREST)
-                stored = np.array(image)
+                plane = opened if opened.mode in ("L", "P", "I", "1", "I;16") else opened.convert("L")
+                if self.image is not None and plane.size != self.image.size:
+                    plane = plane.resize(self.image.size, Image.Resampling.NEAREST)
+                stored = np.array(plane)
         except (OSError, UnidentifiedImageError, ValueError) as error:
             raise DataError(f"{self.path}: cannot be read as a mask ({error})") from error
         if self.values is None:
@@ -130,18 +130,19 @@ class PaintedMask:
 
     Attributes:
         shapes: (value, vertices) pairs, value 1 or 255; vertices are truncated to integers.
-        size: Image width and height.
+        image: The picture they lie on; its upright size is read when the mask is.
     """
 
     shapes: tuple[tuple[int, tuple[Point, ...]], ...]
-    size: Size
+    image: ImageRef
 
     __array__ = _as_array
 
     def load(self) -> Mask:
         """Paint; a smaller shape wins over a larger one."""
-        painted = [(value, fill_opencv(vertices, self.size)) for value, vertices in self.shapes]
-        mask = np.zeros((self.size[1], self.size[0]), dtype=np.uint8)
+        width, height = self.image.size
+        painted = [(value, fill_opencv(vertices, (width, height))) for value, vertices in self.shapes]
+        mask = np.zeros((height, width), dtype=np.uint8)
         for value, shape in sorted(painted, key=lambda pair: -int(pair[1].sum())):
             mask[shape == 1] = value
         return mask
@@ -152,7 +153,7 @@ class UnionMask:
     """The union of masks; no masks give an empty one. A pixel ignored in any and object in none is ignored."""
 
     masks: tuple[LazyMask, ...]
-    size: Size = field(default=(0, 0))
+    size: Size
 
     __array__ = _as_array
 
@@ -178,8 +179,8 @@ def components(mask: Mask) -> tuple[Mask, ...]:
 def with_objects(sample: Sample, *, split_components: bool = False) -> Sample:
     """A sample whose target is boxes with points, decoding its masks where boxes or points are missing.
 
-    A box is the tight half-open box of its mask, a point the mask's deepest pixel, or the box's centre without a mask. An empty
-    mask is "no object".
+    A box is the tight half-open box of its mask, a point the mask's deepest pixel, or the box's centre without a mask. An
+    empty mask is "no object".
 
     Args:
         sample: Its target is Objects or Masks; `meta["object_masks"]` holds one mask per box where the data set has them.

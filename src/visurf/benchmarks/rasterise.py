@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def decode_counts(text: str) -> tuple[int, ...]:
-    """COCO's compressed run lengths: six-bit digits from character 48, little end first, each run after the second as a difference.
+    """COCO's compressed run lengths: six-bit digits from character 48, little end first, most runs as differences.
 
     >>> decode_counts("05d0O")
     (0, 5, 20, 4)

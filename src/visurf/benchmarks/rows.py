@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn, TypeVar
 
-from visurf.types import DataError, Sample
+from visurf.types import Box, DataError, ImageRef, Sample, check_boxes
 
 T = TypeVar("T")
 
@@ -87,7 +87,9 @@ def require(row: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ..
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: expected an object with field {name!r}, got {type(row).__name__}")
     if name not in row:
-        raise DataError(f"{where}, field {name!r}: expected {expected}, but the field is missing (fields: {sorted(map(str, row))})")
+        raise DataError(
+            f"{where}, field {name!r}: expected {expected}, but the field is missing (fields: {sorted(map(str, row))})"
+        )
     value = row[name]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise DataError(f"{where}, field {name!r}: expected {expected}, got {value!r:.100}")
@@ -127,6 +129,17 @@ def image_path(folder: Path, name: Any, where: str) -> Path:
     if relative.is_absolute() or ".." in relative.parts or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
         raise DataError(f"{where}: image path {name!r} must be relative to {folder} and may not contain '..'")
     return folder / relative
+
+
+def boxes_on(image: ImageRef, boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:
+    """Boxes (xyxy, original pixels) checked against their picture's header; without the picture, only their order is.
+
+    Raises:
+        DataError: A box is empty, inverted, not finite or leaves its picture.
+    """
+    here = not isinstance(image.source, str | Path) or Path(image.source).exists()
+    # Far beyond any picture; adding one pixel to it must still be exact.
+    return check_boxes(boxes, image.size if here else (1 << 40, 1 << 40), where)
 
 
 def find(root: Path, candidates: Sequence[str], what: str) -> Path:
@@ -247,7 +260,16 @@ def read_pickle(path: Path) -> Any:
             return _PlainUnpickler(stream, encoding="latin1").load()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, MemoryError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+    ) as error:
         raise DataError(f"{path}: refused as a pickle of plain values ({error})") from error
 
 

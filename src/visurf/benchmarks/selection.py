@@ -40,8 +40,8 @@ def few_shot(
 ) -> list[Sample]:
     """`shots` samples of each class, drawn by seed; classes in the order given, ids sorted within a class.
 
-    A class's draw depends on its own samples only, so a list extended by a class keeps the others' draws. Samples whose truth
-    holds no object are not drawn.
+    A class's draw depends on its own samples only, so a list extended by a class keeps the others' draws. Samples whose
+    truth holds no object are not drawn.
 
     Args:
         samples: The pool, in any order.
