@@ -209,9 +209,9 @@ def from_csv(
 ) -> list[dict[str, Any]]:
     """Rows of a CSV file with a header: `image`, `question`, and what is true of them.
 
-    Columns for the truth: `x1,y1,x2,y2` (with `box_format="xywh"`: x, y, width, height in the same columns), `x,y` for a point,
-    `class`, `number` or `text`. Lines with the same image and question (or the same `id`) are one row with several objects; a
-    line whose coordinates are empty says "no object".
+    Columns for the truth: `x1,y1,x2,y2` (with `box_format="xywh"`: x, y, width, height in the same columns), `x,y` for a
+    point, `class`, `number` or `text`. Lines with the same image and question (or the same `id`) are one row with several
+    objects; a line whose coordinates are empty says "no object".
 
     Args:
         path: The CSV file; comma, semicolon or tab separated.

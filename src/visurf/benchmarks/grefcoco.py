@@ -59,7 +59,7 @@ def load(root: Path, split: str, *, images: Path | None = None, report: RowRepor
 
 def _annotation_ids(reference: Mapping[str, Any], where: str) -> list[int]:
     """The objects' ids; empty for an expression that names nothing, which is written as the id -1 and as a flag."""
-    value = require(reference, "ann_id", (int, list), where)
+    value: Any = require(reference, "ann_id", (int, list), where)
     ids: list[int] = value if isinstance(value, list) else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise DataError(f"{where}, field 'ann_id': expected integers, got {ids!r:.100}")

@@ -110,7 +110,7 @@ def _draw_line(mask: Mask, start: tuple[int, int], end: tuple[int, int]) -> None
     length, sign = max(dx, abs(dy)), 1 if dy >= 0 else -1
     steps = np.arange(length + 1)
     if dx >= abs(dy):
-        xs, ys = x0 + steps, y0 + sign * ((2 * steps * abs(dy) + dx - 1) // max(2 * dx, 1))
+        xs, ys = x0 + steps, y0 + sign * ((2 * steps * abs(dy) + max(dx - 1, 0)) // max(2 * dx, 1))
     else:
         xs, ys = x0 + (2 * steps * dx + abs(dy) - 1) // (2 * abs(dy)), y0 + sign * steps
     inside = (xs >= 0) & (xs < mask.shape[1]) & (ys >= 0) & (ys < mask.shape[0])
