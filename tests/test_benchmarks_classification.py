@@ -2,9 +2,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from benchmark_miniatures import mask_file, picture, real
 from scipy.io import savemat
 
+from benchmark_miniatures import mask_file, picture, real
 from visurf.benchmarks import aircraft, cars, flowers102, get_benchmark
 from visurf.benchmarks.classification import read_test_list
 from visurf.benchmarks.pets import read_head_box
@@ -141,6 +141,11 @@ def test_trap_pets_gif_png_and_invalid_orientation_are_read():
         ref = ImageRef(root / f"{name}.jpg")
         assert ref.size == ref.load().size == size
         assert ref.load().mode == "RGB"
+
+
+def test_trap_pets_class_ids_are_alphabetical_regardless_of_case():
+    labels = {s.target.text: s.meta["label"] + 1 for s in load(real("pets"), "pets", "trainval")}
+    assert labels == {"abyssinian": 1, "american bulldog": 2, "bengal": 6}
 
 
 def test_trap_pets_xml_missing_for_some():

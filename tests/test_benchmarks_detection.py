@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from benchmark_miniatures import annotation, coco_data, dump, picture, real
 
+from benchmark_miniatures import annotation, coco_data, dump, picture, real
 from visurf.benchmarks import get_benchmark, lvis
 from visurf.benchmarks.class_lists import COCO_8, COCO_15_NOVEL, COCO_65_BASE, COCO_80, LVIS_6, LVIS_13
 from visurf.benchmarks.coco_layout import load_coco_layout, read_coco, readable
@@ -104,6 +104,14 @@ def test_coco_degenerate_box_takes_its_pair_with_it(tmp_path):
 def test_coco_broken_files_name_row_and_field(change, message, tmp_path):
     dump(tmp_path / "annotations/instances_val2017.json", coco_data(**change))
     with pytest.raises(DataError, match=message.replace("(", r"\(")):
+        load(tmp_path)
+
+
+def test_trap_coco_copies_with_exchanged_splits(tmp_path):
+    data = coco_data()
+    data["images"][0]["coco_url"] = "http://images.cocodataset.org/train2017/000000000042.jpg"
+    dump(tmp_path / "annotations/instances_val2017.json", data)
+    with pytest.raises(DataError, match="image 42, field 'coco_url': expected a picture of val2017"):
         load(tmp_path)
 
 

@@ -3,9 +3,9 @@ import pickle
 
 import numpy as np
 import pytest
-from benchmark_miniatures import mask_file, picture, real, rectangle
 from PIL import Image
 
+from benchmark_miniatures import mask_file, picture, real, rectangle
 from visurf.benchmarks.coco_layout import annotation_mask
 from visurf.benchmarks.masks import (
     ImageMask,

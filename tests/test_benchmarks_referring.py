@@ -2,8 +2,8 @@ import pickle
 
 import numpy as np
 import pytest
-from benchmark_miniatures import annotation, coco_data, dump, picture, real, rectangle, reference
 
+from benchmark_miniatures import annotation, coco_data, dump, picture, real, rectangle, reference
 from visurf.benchmarks import get_benchmark
 from visurf.benchmarks.masks import with_objects
 from visurf.benchmarks.rows import RowReport, read_json
@@ -251,8 +251,8 @@ def test_trap_reasonseg_largest_shape_is_painted_first(tmp_path):
 
 
 def test_trap_reasonseg_cp1252(tmp_path):
-    write_reasonseg(tmp_path / "val", texts=("the café’s sign",), encoding="cp1252")
-    assert load(tmp_path, "reasonseg")[0].question == "the café’s sign"
+    write_reasonseg(tmp_path / "val", texts=("the café\u2019s sign",), encoding="cp1252")
+    assert load(tmp_path, "reasonseg")[0].question == "the café\u2019s sign"
 
 
 def test_trap_reasonseg_name_with_jpg_twice(tmp_path):
@@ -345,3 +345,13 @@ def test_lisa_grounding_bad_rows(row, tmp_path):
     dump(tmp_path / "lisa_train.json", [row])
     with pytest.raises(DataError, match=r"lisa_train\.json: row 0"):
         load(tmp_path, "lisa_grounding", "train")
+
+
+@pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog", "grefcoco"])
+def test_trap_refcoco_test_pictures_are_coco_training_pictures(name):
+    assert "train2014" in get_benchmark(name).notes
+
+
+def test_trap_reasonseg_hub_copies_lost_their_ignore_regions():
+    assert "ignore" in get_benchmark("reasonseg").notes
+    assert "ignore" in get_benchmark("visionreasoner_test").notes

@@ -5,8 +5,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from benchmark_miniatures import dump, mask_file, picture, real
 
+from benchmark_miniatures import dump, mask_file, picture, real
 from visurf.benchmarks import get_benchmark
 from visurf.benchmarks.masks import with_objects
 from visurf.benchmarks.omniact import parse_script
@@ -294,7 +294,7 @@ def test_trap_mathvista_numbers_are_text_and_stay_as_written(tmp_path):
     dump(tmp_path / "testmini.json", {"9": free("1.20", "float", precision=2)})
     assert load(tmp_path, "mathvista", "testmini")[0].target.text == "1.20"
     dump(tmp_path / "testmini.json", {"9": free(1.2, "float", precision=2)})
-    with pytest.raises(DataError, match="pid 9, field 'answer': expected str, got 1.2"):
+    with pytest.raises(DataError, match=r"pid 9, field 'answer': expected str, got 1\.2"):
         load(tmp_path, "mathvista", "testmini")
 
 

@@ -153,7 +153,8 @@ def detection_samples(
             if absent is not None and absent < len(missing):
                 drawn = set(random.Random(f"{seed}/{image_id}").sample(missing, absent))
                 missing = [c for c in missing if c in drawn]
-            for category_id in (c for c in names if c in present or c in set(missing)):
+            asked = {*present, *missing}
+            for category_id in (c for c in names if c in asked):
                 sample_id = f"{image_id}_{category_id}"
                 with report.row(sample_id):
                     boxes, crowds = _split_crowd(present.get(category_id, []), size, file.path)
