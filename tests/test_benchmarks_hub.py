@@ -132,6 +132,8 @@ def test_visionreasoner_evaluation_rows():
         evaluation(count=3),
     ]
     boxed, masked, empty, counted = evaluation_from_rows(rows)
+    (several,) = evaluation_from_rows([evaluation(bbox=[[1, 2, 30, 40], [5, 6, 7, 8]])])
+    assert len(several.target.boxes) == 2
     assert boxed.target == Objects(((1, 2, 30, 40),))
     assert isinstance(masked.target, Masks)
     assert with_objects(masked).target.boxes == ((10, 8, 30, 20),)

@@ -191,6 +191,7 @@ class _Evil:
         b"(S'true'\nios\nsystem\n.",
         b"Pid\n.",
         b"\x80\x04\x82\x01.",
+        b"\x95\x04\x956\x00\x00\x00\x00\xed\x00.",
         b"",
         b"not a pickle",
         PYTHON2[:-9],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from visurf.benchmarks.coco_layout import detection_samples, read_coco
-from visurf.benchmarks.lvis import lvis_image_path
+from visurf.benchmarks.lvis import category_ids, lvis_image_path
 from visurf.benchmarks.rows import RowReport, boxes_on, decode_text, image_path, read_bytes
 from visurf.geometry import Frame
 from visurf.types import Box, Choice, DataError, Detections, ImageRef, Number, Objects, Point, Points, Sample, Text
@@ -107,7 +107,9 @@ def from_coco(
         path_of,
         classes=classes,
         absent=absent,
-        candidates=(lambda image: set(image.get("neg_category_ids", ()))) if federated else (lambda image: None),
+        candidates=(lambda image: category_ids(image, "neg_category_ids", annotations))
+        if federated
+        else (lambda image: None),
         seed=seed,
         report=report,
     )

@@ -20,6 +20,7 @@ from visurf.benchmarks.rows import (
     read_json,
     read_pickle,
     require,
+    row_id,
     xywh,
 )
 from visurf.types import DataError, ImageRef, Objects, Sample, check_boxes
@@ -51,7 +52,7 @@ def load(root: Path, split: str, *, images: Path | None = None, report: RowRepor
     samples: list[Sample] = []
     for index, reference in enumerate(references):
         where = f"{path}: row {index}"
-        with report.row(reference.get("ref_id", index) if isinstance(reference, dict) else index):
+        with report.row(row_id(reference, "ref_id", index)):
             if require(reference, "split", str, where) == split:
                 samples += _reference(reference, where, file, by_id, folder, report)
     return finish(samples, f"{path} split {split}")

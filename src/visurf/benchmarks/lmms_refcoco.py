@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from visurf.benchmarks import Benchmark
-from visurf.benchmarks.rows import RowReport, check_split, finish, numbers, require, xywh
+from visurf.benchmarks.rows import RowReport, check_split, finish, numbers, require, row_id, xywh
 from visurf.benchmarks.tables import picture_of, read_rows
 from visurf.benchmarks.virft import placed
 from visurf.types import DataError, Objects, Sample, check_boxes
@@ -39,7 +39,7 @@ def from_rows(
     report = report if report is not None else RowReport()
     samples = []
     for index, (where, row) in enumerate(placed(rows)):
-        with report.row(row.get("question_id", index)):
+        with report.row(row_id(row, "question_id", index)):
             picture = picture_of(row, where)
             field = f"{where}, field 'bbox'"
             boxes = check_boxes([xywh(row.get("bbox"), field)], picture.size, field)

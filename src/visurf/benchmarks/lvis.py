@@ -8,7 +8,7 @@ from typing import Any
 
 from visurf.benchmarks import Benchmark
 from visurf.benchmarks.coco_layout import detection_samples, read_coco
-from visurf.benchmarks.rows import RowReport, check_split, find, image_path, require
+from visurf.benchmarks.rows import RowReport, check_split, find, image_path, numbers, require
 from visurf.types import DataError, Sample
 
 SPLITS = ("train", "val")
@@ -70,16 +70,24 @@ def load_file(
         lambda image, where: lvis_image_path(images, image, where),
         classes=classes,
         absent=absent,
-        candidates=(lambda image: None) if all_absent else (lambda image: set(image.get("neg_category_ids", ()))),
+        candidates=(lambda image: None)
+        if all_absent
+        else (lambda image: category_ids(image, "neg_category_ids", annotations)),
         seed=seed,
         report=report,
     )
+    not_exhaustive = {i: category_ids(image, "not_exhaustive_category_ids", annotations) for i, image in file.images.items()}
     for sample in samples:
         meta = sample.meta
         assert isinstance(meta, dict)
-        meta["not_exhaustive"] = meta["category_id"] in file.images[meta["image_id"]].get("not_exhaustive_category_ids", ())
+        meta["not_exhaustive"] = meta["category_id"] in not_exhaustive[meta["image_id"]]
         meta["frequency"] = file.category_records[meta["category_id"]].get("frequency")
     return samples
+
+
+def category_ids(image: Mapping[str, Any], name: str, path: Path) -> set[int]:
+    """One of an image's lists of category ids."""
+    return {int(value) for value in numbers(image.get(name, []), None, f"{path}: image {image['id']}, field {name!r}")}
 
 
 def lvis_image_path(images: Path, image: Mapping[str, Any], where: str) -> Path:

@@ -30,9 +30,11 @@ def load(root: Path, split: str = "testmini", *, report: RowReport | None = None
     problems = read_json(path)
     if not isinstance(problems, dict):
         raise DataError(f"{path}: expected an object of pid to problem, got {type(problems).__name__}")
-    queries: dict[str, str] = next(
+    queries: Any = next(
         (read_json(q) for name in ("query.json", f"query_{split}.json") if (q := path.parent / name).exists()), {}
     )
+    if not isinstance(queries, dict):
+        raise DataError(f"{path.parent}: expected the queries as an object of pid to text, got {type(queries).__name__}")
     folder = path.parent.parent if path.parent.name == "data" else path.parent
     samples = []
     for pid, problem in problems.items():

@@ -91,7 +91,6 @@ def _sample(
         "actions": script.actions,
         "element": name,
         "image_id": str(picture.source),
-        "platform": row["image"].split("/")[2:3],
     }
     return Sample(key, (picture,), script.instruction, Points((script.point,), (box,)), meta=meta)
 

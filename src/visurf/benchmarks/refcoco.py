@@ -18,6 +18,7 @@ from visurf.benchmarks.rows import (
     read_pickle,
     repair_latin1,
     require,
+    row_id,
     xywh,
 )
 from visurf.types import DataError, ImageRef, Objects, Sample, check_boxes
@@ -60,7 +61,7 @@ def load(
     samples: list[Sample] = []
     for index, reference in enumerate(references):
         where = f"{path}: row {index}"
-        with report.row(reference.get("ref_id", index) if isinstance(reference, dict) else index):
+        with report.row(row_id(reference, "ref_id", index)):
             if require(reference, "split", str, where) == split:
                 samples += _reference(reference, where, file, by_id, folder, first_only=expressions == "first")
     return finish(samples, f"{path} split {split}")

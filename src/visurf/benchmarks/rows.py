@@ -96,6 +96,11 @@ def require(row: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ..
     return value
 
 
+def row_id(row: Any, name: str, default: object) -> object:
+    """What a report calls a row: one of its fields, or its place when it has no such field."""
+    return row.get(name, default) if isinstance(row, Mapping) else default
+
+
 def numbers(value: Any, count: int | None, where: str) -> tuple[float, ...]:
     """Finite numbers from a list, a tuple or an array.
 
@@ -263,6 +268,7 @@ def read_pickle(path: Path) -> Any:
     except (
         pickle.UnpicklingError,
         EOFError,
+        OverflowError,
         ValueError,
         IndexError,
         KeyError,

@@ -97,6 +97,8 @@ def picture_of(row: Mapping[str, Any], where: str, *, folder: Path | None = None
     Raises:
         DataError: The field is missing or holds no picture.
     """
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: expected a dict of columns, got {type(row).__name__}")
     value = row.get(name)
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")

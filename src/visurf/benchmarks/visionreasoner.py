@@ -11,7 +11,7 @@ import numpy as np
 
 from visurf.benchmarks import Benchmark
 from visurf.benchmarks.masks import RunLengthMask
-from visurf.benchmarks.rows import RowReport, check_split, finish, numbers, require
+from visurf.benchmarks.rows import RowReport, check_split, finish, numbers, require, row_id
 from visurf.benchmarks.tables import picture_of, read_rows
 from visurf.benchmarks.virft import placed
 from visurf.types import Answer, Box, DataError, Masks, Number, Objects, Point, Sample, check_boxes
@@ -45,7 +45,7 @@ def training_from_rows(rows: Rows, *, report: RowReport | None = None) -> list[S
     report = report if report is not None else RowReport()
     samples = []
     for index, (where, row) in enumerate(placed(rows)):
-        with report.row(row.get("id", index)):
+        with report.row(row_id(row, "id", index)):
             picture = picture_of(row, where)
             target = _solution(require(row, "solution", str, where), f"{where}, field 'solution'")
             check_boxes(target.boxes, picture.size, f"{where}, field 'solution'")
@@ -91,7 +91,7 @@ def evaluation_from_rows(rows: Rows, *, report: RowReport | None = None) -> list
     report = report if report is not None else RowReport()
     samples = []
     for index, (where, row) in enumerate(placed(rows)):
-        with report.row(row.get("ann_id", index)):
+        with report.row(row_id(row, "ann_id", index)):
             picture = picture_of(row, where)
             target, meta = _truth(row, where)
             # Image ids are text here and numbers in COCO.
@@ -107,13 +107,19 @@ def _truth(row: Mapping[str, Any], where: str) -> tuple[Answer, dict[str, Any]]:
     width, height = require(row, "img_width", int, where), require(row, "img_height", int, where)
     meta: dict[str, Any] = {}
     if row.get("mask") is not None:
-        mask = np.asarray(row["mask"])
-        if mask.shape != (height, width):
-            raise DataError(f"{where}, field 'mask': expected {height} rows of {width} values, got shape {mask.shape}")
+        try:
+            mask = np.asarray(row["mask"])
+        except ValueError as error:
+            raise DataError(f"{where}, field 'mask': expected rows of equal length ({error})") from error
+        if mask.shape != (height, width) or mask.dtype.kind not in "biu":
+            got = f"shape {mask.shape} of {mask.dtype}"
+            raise DataError(f"{where}, field 'mask': expected {height} rows of {width} true or false values, got {got}")
         meta["mask"] = RunLengthMask.from_array(mask)
     if row.get("bbox") is not None:
-        boxes = check_boxes([numbers(row["bbox"], 4, f"{where}, field 'bbox'")], (width, height), f"{where}, field 'bbox'")
-        return Objects(boxes), meta
+        field = f"{where}, field 'bbox'"
+        several = isinstance(row["bbox"], list) and all(isinstance(box, list) for box in row["bbox"])
+        boxes = [numbers(box, 4, field) for box in (row["bbox"] if several else [row["bbox"]])]
+        return Objects(check_boxes(boxes, (width, height), field)), meta
     if "mask" not in meta:
         raise DataError(f"{where}: expected a field bbox, mask or count, got {sorted(row)}")
     return (Masks((meta["mask"],)) if mask.any() else Objects()), meta

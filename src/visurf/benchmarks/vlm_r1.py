@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from visurf.benchmarks import Benchmark
-from visurf.benchmarks.rows import RowReport, boxes_on, finish, image_path, numbers, read_jsonl, require
+from visurf.benchmarks.rows import RowReport, boxes_on, finish, image_path, numbers, read_jsonl, require, row_id
 from visurf.types import Answer, DataError, ImageRef, Objects, Sample, Text
 
 
@@ -30,7 +30,7 @@ def load(root: Path, split: str = "", *, images: Path | None = None, report: Row
     samples = []
     for line, row in read_jsonl(path):
         where = f"{path}: line {line}"
-        with report.row(row.get("id", line) if isinstance(row, dict) else line):
+        with report.row(row_id(row, "id", line)):
             samples.append(_sample(row, line, folder, where))
     return finish(samples, path)
 
