@@ -206,6 +206,7 @@ def test_show_counts_and_draws(coco):
     text = format_summaries([train, val])
     assert "75.0%" in text
     assert "20.0%" in text
+    assert "50.0%" in text  # one of two pictures is missing
     assert "train" in text
     assert "not loaded" in text
     assert "1 of 2 pictures checked cannot be read" in text

@@ -58,6 +58,13 @@ def test_opencv_fill_takes_degenerate_and_outside_polygons(vertices):
     assert fill_opencv(vertices, (10, 10)).any()
 
 
+def test_polygons_far_outside_are_refused_before_they_fill_the_memory():
+    with pytest.raises(DataError, match="a polygon reaches 1e"):
+        fill_coco((0.0, 0.0, 1e15, 0.0, 1e15, 5.0), (10, 10))
+    with pytest.raises(DataError, match="a polygon reaches 1e"):
+        fill_opencv(((0.0, 0.0), (1e15, 0.0), (5.0, 5.0)), (10, 10))
+
+
 def test_real_coco_masks_equal_pycocotools():
     coco = pytest.importorskip("pycocotools.mask")
     data = json.loads(real("coco2017_subset/annotations/instances_val2017.json").read_text())

@@ -5,6 +5,7 @@ Both are emulated in numpy, so that a score does not depend on which native libr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,7 @@ def fill_coco(polygon: tuple[float, ...], size: Size) -> Mask:
     The boundary is walked on a grid five times finer; wherever it crosses the middle of a pixel column, the column toggles
     from that row on. Equal to pycocotools pixel by pixel, which a test shows.
     """
+    _check_reach(polygon, size)
     fine, (width, height) = 5, size
     vertices = np.trunc(fine * np.asarray(polygon, dtype=np.float64).reshape(-1, 2) + 0.5).astype(np.int64)
     walked = [_walk(start, end) for start, end in zip(vertices, np.roll(vertices, -1, axis=0), strict=True)]
@@ -60,6 +62,12 @@ def fill_coco(polygon: tuple[float, ...], size: Size) -> Mask:
     starts = (column[hits] * height + row[hits]).astype(np.int64)
     toggles = np.bincount(starts, minlength=width * height + 1)[: width * height]
     return (np.cumsum(toggles) % 2).astype(np.uint8).reshape(width, height).T.copy()
+
+
+def _check_reach(values: Sequence[float], size: Size) -> None:
+    # Edges are walked pixel by pixel, so a vertex light-years away would fill the memory.
+    if max(map(abs, values), default=0.0) > 10 * max(*size, 100):
+        raise DataError(f"a polygon reaches {max(map(abs, values)):g} on a picture of {size[0]} x {size[1]} pixels")
 
 
 def _walk(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -83,6 +91,7 @@ def fill_opencv(vertices: tuple[Point, ...], size: Size) -> Mask:
 
     Equal to OpenCV pixel by pixel for vertices inside the image, which a test shows.
     """
+    _check_reach([value for vertex in vertices for value in vertex], size)
     width, height = size
     mask = np.zeros((height, width), dtype=np.uint8)
     points = [(int(x), int(y)) for x, y in vertices]

@@ -63,6 +63,11 @@ class SplitSummary:
         """Share of the rows that are bad."""
         return self.bad / (self.samples + self.bad) if self.samples + self.bad else 0.0
 
+    @property
+    def unreadable_share(self) -> float:
+        """Share of the checked pictures that cannot be read."""
+        return self.unreadable / self.checked if self.checked else 0.0
+
 
 def summarise(samples: Sequence[Sample], split: str, report: RowReport, *, check: int = 500, seed: int = 0) -> SplitSummary:
     """Count a loaded split; reads the headers of at most `check` pictures, drawn by seed."""
@@ -137,7 +142,7 @@ def show(
 def format_summaries(summaries: Sequence[SplitSummary]) -> str:
     """The summaries as a table in plain text, with what went wrong below it."""
     lines = [
-        f"{'split':<16}{'samples':>9}{'pictures':>10}{'no target':>11}{'bad rows':>10}  sizes (smallest, median, largest)"
+        f"{'split':<16}{'samples':>9}{'pictures':>10}{'no target':>11}{'bad rows':>10}{'unreadable':>12}  sizes (smallest, median, largest)"
     ]
     notes = []
     for s in summaries:
@@ -145,7 +150,9 @@ def format_summaries(summaries: Sequence[SplitSummary]) -> str:
             lines.append(f"{s.split:<16}{'-':>9}  not loaded: {s.error}")
             continue
         sizes = ", ".join(f"{w} x {h}" for w, h in (s.smallest, s.median, s.largest)) if s.checked > s.unreadable else "-"
-        counts = f"{s.samples:>9}{s.pictures:>10}{s.no_target_share:>11.1%}{s.broken_share:>10.1%}"
+        counts = (
+            f"{s.samples:>9}{s.pictures:>10}{s.no_target_share:>11.1%}{s.broken_share:>10.1%}{s.unreadable_share:>12.1%}"
+        )
         lines.append(f"{s.split:<16}{counts}  {sizes}")
         if s.unreadable:
             notes.append(f"{s.split}: {s.unreadable} of {s.checked} pictures checked cannot be read")
