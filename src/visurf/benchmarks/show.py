@@ -141,9 +141,8 @@ def show(
 
 def format_summaries(summaries: Sequence[SplitSummary]) -> str:
     """The summaries as a table in plain text, with what went wrong below it."""
-    lines = [
-        f"{'split':<16}{'samples':>9}{'pictures':>10}{'no target':>11}{'bad rows':>10}{'unreadable':>12}  sizes (smallest, median, largest)"
-    ]
+    counts = f"{'samples':>9}{'pictures':>10}{'no target':>11}{'bad rows':>10}{'unreadable':>12}"
+    lines = [f"{'split':<16}{counts}  sizes (smallest, median, largest)"]
     notes = []
     for s in summaries:
         if s.error:
