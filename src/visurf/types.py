@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -34,13 +34,13 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class ImageRef:
-    """A lazy image: a path, encoded bytes or a PIL image; opened by content, not by extension.
+    """A lazy image: a path, encoded bytes, a function that fetches them, or a PIL image; opened by content, not extension.
 
     Pixels are EXIF-transposed once and converted to RGB, so every coordinate refers to the upright picture. Decoded pixels
     are never kept, which bounds host memory.
     """
 
-    source: str | Path | bytes | Image.Image
+    source: str | Path | bytes | Callable[[], bytes] | Image.Image
     _size: Size | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -52,6 +52,8 @@ class ImageRef:
         source = self.source
         if isinstance(source, Image.Image):
             return source
+        if callable(source):
+            source = source()
         try:
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         except FileNotFoundError as error:
@@ -128,11 +130,25 @@ class Points:
     boxes: tuple[Box, ...] | None = None
 
 
+class LazyMask(Protocol):
+    """A mask that is decoded when asked for: polygons, run lengths or a file. numpy accepts it where it takes an array."""
+
+    def load(self) -> NDArray[np.uint8]:
+        """The decoded mask: uint8 (height, width) with 0 background, 1 object, 255 ignored."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The decoded mask, for `numpy.asarray`."""
+
+
 @dataclass(frozen=True)
 class Masks:
-    """Binary masks, each uint8 (height, width) with 0 background, 1 object, 255 ignored."""
+    """Binary masks, each uint8 (height, width) with 0 background, 1 object, 255 ignored; decoded, or decoded on demand."""
 
-    masks: tuple[NDArray[np.uint8], ...]
+    masks: tuple[NDArray[np.uint8] | LazyMask, ...]
+
+    def load(self) -> tuple[NDArray[np.uint8], ...]:
+        """Every mask decoded."""
+        return tuple(np.asarray(mask, dtype=np.uint8) for mask in self.masks)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,86 @@
-"""Data sets in their original layout, one file each."""
+"""Data sets in their original layout, one file each; importing this package reads none of them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from visurf.types import DataError, Sample
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set as it is distributed.
+
+    Attributes:
+        name: As one writes it on the command line.
+        task: The name of the task its samples belong to.
+        splits: What `load` takes.
+        load: `load(root, split, *, report=None, ...) -> list[Sample]`; decodes no image.
+        metrics: Names of the metrics it is reported with, the main one first.
+        source: Where to get it.
+        licence: Terms of annotations and images.
+        notes: What one must know before comparing a number.
+    """
+
+    name: str
+    task: str
+    splits: tuple[str, ...]
+    load: Callable[..., list[Sample]]
+    metrics: tuple[str, ...]
+    source: str
+    licence: str
+    notes: str = ""
+
+
+BENCHMARKS = {
+    "aircraft": "visurf.benchmarks.aircraft:BENCHMARK",
+    "cars": "visurf.benchmarks.cars:BENCHMARK",
+    "chartqa": "visurf.benchmarks.chartqa:BENCHMARK",
+    "coco": "visurf.benchmarks.coco:BENCHMARK",
+    "docvqa": "visurf.benchmarks.docvqa:BENCHMARK",
+    "flowers102": "visurf.benchmarks.flowers102:BENCHMARK",
+    "grefcoco": "visurf.benchmarks.grefcoco:BENCHMARK",
+    "isic2018": "visurf.benchmarks.isic2018:BENCHMARK",
+    "lisa_grounding": "visurf.benchmarks.lisa_grounding:BENCHMARK",
+    "lmms_refcoco": "visurf.benchmarks.lmms_refcoco:BENCHMARK",
+    "lvis": "visurf.benchmarks.lvis:BENCHMARK",
+    "mathvista": "visurf.benchmarks.mathvista:BENCHMARK",
+    "omniact": "visurf.benchmarks.omniact:BENCHMARK",
+    "pets": "visurf.benchmarks.pets:BENCHMARK",
+    "real_iad": "visurf.benchmarks.real_iad:BENCHMARK",
+    "real_iad_yes_no": "visurf.benchmarks.real_iad:YES_NO",
+    "reasonseg": "visurf.benchmarks.reasonseg:BENCHMARK",
+    "refcoco": "visurf.benchmarks.refcoco:REFCOCO",
+    "refcoco+": "visurf.benchmarks.refcoco:REFCOCO_PLUS",
+    "refcocog": "visurf.benchmarks.refcoco:REFCOCOG",
+    "virft_classification": "visurf.benchmarks.virft:CLASSIFICATION",
+    "virft_detection": "visurf.benchmarks.virft:DETECTION",
+    "visionreasoner_test": "visurf.benchmarks.visionreasoner:TEST",
+    "visionreasoner_train": "visurf.benchmarks.visionreasoner:TRAIN",
+    "vlm_r1": "visurf.benchmarks.vlm_r1:BENCHMARK",
+}
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """A data set by its name, or an outside one by `pkg.module:NAME`.
+
+    Raises:
+        DataError: Unknown name, or no Benchmark at that place.
+    """
+    place = BENCHMARKS.get(name, name)
+    module, separator, attribute = place.partition(":")
+    if not separator:
+        hint = get_close_matches(name, BENCHMARKS, n=1)
+        raise DataError(
+            f"unknown benchmark {name!r}" + (f"; did you mean {hint[0]!r}?" if hint else f"; known: {sorted(BENCHMARKS)}")
+        )
+    try:
+        value = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"benchmark {name!r}: {place} cannot be imported ({error})") from error
+    if not isinstance(value, Benchmark):
+        raise DataError(f"benchmark {name!r}: {place} is a {type(value).__name__}, expected a Benchmark")
+    return value
