@@ -96,8 +96,6 @@ def reference(ref_id, ann_id, split="val", texts=("woman in front", "lady smilin
         "file_name": "COCO_train2014_000000000042_16.jpg",
         "split": split,
         "sent_ids": [10 * ref_id + n for n in range(len(texts))],
-        "sentences": [
-            {"sent_id": 10 * ref_id + n, "raw": t.title(), "sent": t, "tokens": t.split()} for n, t in enumerate(texts)
-        ],
+        "sentences": [{"sent_id": 10 * ref_id + n, "raw": t.title(), "sent": t, "tokens": t.split()} for n, t in enumerate(texts)],
         **changes,
     }

@@ -267,9 +267,7 @@ def test_summary_of_in_memory_pictures():
 
 
 def test_show_real_samples(tmp_path):
-    (val,) = show(
-        get_benchmark("coco"), real("coco2017_subset"), splits=["val"], sheet=tmp_path / "s.png", absent=1, check=20
-    )
+    (val,) = show(get_benchmark("coco"), real("coco2017_subset"), splits=["val"], sheet=tmp_path / "s.png", absent=1, check=20)
     assert val.samples > 188
     assert val.no_target == 188
     assert (tmp_path / "s.png").stat().st_size > 10_000

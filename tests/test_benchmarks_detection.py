@@ -116,9 +116,7 @@ def test_trap_coco_copies_with_exchanged_splits(tmp_path):
 
 
 def test_any_coco_layout_with_a_class_list(tmp_path):
-    samples = load_coco_layout(
-        dump(tmp_path / "_annotations.coco.json", coco_data()), tmp_path / "pictures", classes=["dog"]
-    )
+    samples = load_coco_layout(dump(tmp_path / "_annotations.coco.json", coco_data()), tmp_path / "pictures", classes=["dog"])
     assert [s.id for s in samples] == ["42_18", "43_18"]
     assert samples[0].images[0].source == tmp_path / "pictures/000000000042.jpg"
 
@@ -224,11 +222,7 @@ def test_published_class_lists_are_coco_and_lvis_names():
 
 
 def shots(n, names=("a", "b")):
-    return [
-        Sample(f"{c}{i}", (), "?", Detections(((0, 0, 1, 1),), (1.0,)), meta={"category": c})
-        for c in names
-        for i in range(n)
-    ]
+    return [Sample(f"{c}{i}", (), "?", Detections(((0, 0, 1, 1),), (1.0,)), meta={"category": c}) for c in names for i in range(n)]
 
 
 def test_few_shot_is_by_seed_and_independent_of_order():

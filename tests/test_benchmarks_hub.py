@@ -178,9 +178,7 @@ def hub_reference(**changes):
 
 def test_trap_lmms_refcoco_boxes_are_xywh_and_answers_explode():
     samples = refcoco_rows([hub_reference()])
-    assert [(s.question, s.target.boxes) for s in samples] == [
-        (t, ((6.5, 7.25, 26.5, 17.25),)) for t in hub_reference()["answer"]
-    ]
+    assert [(s.question, s.target.boxes) for s in samples] == [(t, ((6.5, 7.25, 26.5, 17.25),)) for t in hub_reference()["answer"]]
     assert len(refcoco_rows([hub_reference()], expressions="first")) == 1
     for change in (
         {"answer": []},
@@ -202,8 +200,7 @@ def snapshot(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = [
-        evaluation(bbox=[1, 2, 30, 40], image={"bytes": encoded((64, 48 + n)), "path": None}, img_height=48 + n)
-        for n in range(7)
+        evaluation(bbox=[1, 2, 30, 40], image={"bytes": encoded((64, 48 + n)), "path": None}, img_height=48 + n) for n in range(7)
     ]
     (tmp_path / "data").mkdir()
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "data/test-00000-of-00001.parquet", row_group_size=3)

@@ -127,9 +127,7 @@ def test_trap_ignore_stays_255(tmp_path):
         assert set(np.unique(mask)) == {0, 1, 255}
         assert (mask == 255).sum() == 11 * 11
         assert (mask == 1).sum() == 39 * 39 - 11 * 11
-    union = UnionMask(
-        (PaintedMask((big, small), image), PolygonMask((tuple(rectangle(0, 0, 15, 15)),), (64, 48))), (64, 48)
-    ).load()
+    union = UnionMask((PaintedMask((big, small), image), PolygonMask((tuple(rectangle(0, 0, 15, 15)),), (64, 48))), (64, 48)).load()
     assert union[12, 12] == 1  # object in one, ignored in the other
     assert union[18, 18] == 255
 

@@ -216,11 +216,7 @@ SQUARE = [[10.9, 10.2], [30.0, 10.0], [30.0, 30.0], [10.0, 30.0]]
 
 def write_reasonseg(folder, name="a", texts=("the part that shows speed", "the dial"), shapes=None, encoding="utf-8"):
     picture(folder / f"{name}.jpg")
-    shapes = (
-        shapes
-        if shapes is not None
-        else [shape("target", SQUARE), shape("Ignore", [[20, 20], [28, 20], [28, 28], [20, 28]])]
-    )
+    shapes = shapes if shapes is not None else [shape("target", SQUARE), shape("Ignore", [[20, 20], [28, 20], [28, 28], [20, 28]])]
     dump(folder / f"{name}.json", {"text": list(texts), "is_sentence": True, "shapes": shapes}, encoding)
 
 
@@ -306,9 +302,7 @@ def test_reasonseg_bad_rows(data, tmp_path):
 
 def test_lisa_grounding_pixels(tmp_path):
     picture(tmp_path / "images/a.jpg")
-    dump(
-        tmp_path / "lisa_train.json", [{"image_path": "images/a.jpg", "instruction": ["x", "y"], "boxes": [[1, 2, 30, 40]]}]
-    )
+    dump(tmp_path / "lisa_train.json", [{"image_path": "images/a.jpg", "instruction": ["x", "y"], "boxes": [[1, 2, 30, 40]]}])
     samples = load(tmp_path, "lisa_grounding", "train")
     assert [(s.id, s.question, s.target) for s in samples] == [
         (f"0_{n}", t, Objects(((1, 2, 30, 40),))) for n, t in enumerate("xy")

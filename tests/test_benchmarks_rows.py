@@ -56,9 +56,7 @@ def test_unknown_benchmark_suggests_a_name():
 
 
 def test_importing_the_package_imports_no_data_set_and_no_torch():
-    code = (
-        "import sys, visurf.benchmarks;print([m for m in sys.modules if m == 'torch' or m.startswith('visurf.benchmarks.')])"
-    )
+    code = "import sys, visurf.benchmarks;print([m for m in sys.modules if m == 'torch' or m.startswith('visurf.benchmarks.')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

@@ -320,9 +320,7 @@ def test_real_mathvista_testmini():
     assert all(s.meta["query"] == queries[s.id] for s in samples)
     repeated = [s.id for s in samples if isinstance(s.target, Choice) and len(set(s.target.options)) < len(s.target.options)]
     assert sorted(repeated, key=int) == ["587", "740", "781"]
-    assert all(
-        s.target.options[ord(s.target.letter) - 65] == s.meta["answer"] for s in samples if isinstance(s.target, Choice)
-    )
+    assert all(s.target.options[ord(s.target.letter) - 65] == s.meta["answer"] for s in samples if isinstance(s.target, Choice))
 
 
 def test_mathvista_may_not_be_trained_on():

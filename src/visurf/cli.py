@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     init = commands.add_parser("init", help="write a recipe for a JSONL file")
     init.add_argument("data", type=Path, metavar="DATA.jsonl")
+    init.add_argument("--images", type=Path, help="folder that image paths are relative to (default: the data's own)")
     init.add_argument("--model", default="Qwen/Qwen2.5-VL-3B-Instruct", help="folder or hub name of a checkpoint")
     init.add_argument("--out", type=Path, help="the recipe to write (default: beside the data)")
 
@@ -141,7 +142,7 @@ def _init(options: argparse.Namespace) -> int:
     from visurf.recipe import write_recipe
 
     path = options.out or options.data.with_suffix(".yaml")
-    print(write_recipe(options.data, options.model, path))
+    print(write_recipe(options.data, options.model, path, options.images))
     print(f"\nwrote {path}; now: visurf train {path}")
     return 0
 

@@ -49,7 +49,7 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
         return DataSet(tuple(_world(source)))
     path = Path(source)
     if config.format != "jsonl":
-        return _rows(path, config)
+        return _published_rows(path, config, task)
     if not path.is_file():
         raise DataError(f"{source}: no such file; data.train and data.validation name JSONL files")
     folder = Path(config.images) if config.images else path.parent
@@ -220,10 +220,38 @@ def _points(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Poi
     return tuple(points)
 
 
-def _rows(path: Path, config: DataConfig) -> DataSet:
-    from visurf.benchmarks.hub import load_saved
+def _published_rows(path: Path, config: DataConfig, task: Task) -> DataSet:
+    """Rows of a hub data set with the columns that Visual-RFT or VisionReasoner publish."""
+    from visurf.benchmarks import virft, visionreasoner
+    from visurf.benchmarks.rows import RowReport
+    from visurf.benchmarks.tables import read_rows
 
-    return load_saved(path, config)
+    report = RowReport(config.on_bad_sample)
+    rows = _saved_rows(path) if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file() else None
+    rows = read_rows(path, "train") if rows is None else rows
+    if config.format == "vision_reasoner":
+        samples = visionreasoner.training_from_rows(rows, report=report)
+    elif task.target is Text:
+        samples = virft.classification_from_rows(rows, report=report)
+    else:
+        samples = virft.detection_from_rows(rows, report=report)
+    for sample in samples:
+        if not isinstance(sample.target, task.target):
+            raise DataError(f"{path}: task {task.name!r} needs {task.target.__name__}, format {config.format!r} gives another")
+    return DataSet(tuple(samples), tuple(report.bad))
+
+
+def _saved_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a folder written by the `datasets` library; images stay encoded."""
+    from datasets import DatasetDict, Image, load_from_disk
+
+    found = load_from_disk(str(path))
+    table = found["train"] if isinstance(found, DatasetDict) else found
+    for name, feature in table.features.items():
+        if isinstance(feature, Image):
+            table = table.cast_column(name, Image(decode=False))
+    for index, row in enumerate(table):
+        yield f"{path}, row {index}", row
 
 
 def describe(data: DataSet) -> Mapping[str, int]:

@@ -16,7 +16,7 @@ TEMPLATE = """\
 model:
   path: {model}
 data:
-  train: {data}
+  train: {data}{images}
   # validation: a second file of the same layout, evaluated every evaluation.every steps
 task:
   name: {task}
@@ -32,13 +32,14 @@ out: {out}
 """
 
 
-def write_recipe(data: Path, model: str, path: Path) -> str:
+def write_recipe(data: Path, model: str, path: Path, images: Path | None = None) -> str:
     """Validate a JSONL file, choose its task, and write a recipe.
 
     Args:
         data: The JSONL file; every row is checked.
         model: Folder or hub name of the checkpoint.
         path: Where the recipe goes.
+        images: Folder that image paths are relative to; None for the data's own.
 
     Returns:
         The recipe's text.
@@ -49,7 +50,7 @@ def write_recipe(data: Path, model: str, path: Path) -> str:
     problems = []
     for task in TASKS.values():
         try:
-            found = load_data(str(data), DataConfig(), task)
+            found = load_data(str(data), DataConfig(images=str(images or "")), task)
             break
         except DataError as error:
             problems.append(error)
@@ -68,6 +69,7 @@ def write_recipe(data: Path, model: str, path: Path) -> str:
         height=max(h for _, h in sizes),
         recipe=path,
         data=data,
+        images=f"\n  images: {images}" if images else "",
         model=model,
         task=task.name,
         steps=max(20, min(500, 3 * count // prompts)),

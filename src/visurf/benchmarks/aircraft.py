@@ -52,9 +52,7 @@ def load(
     report = report if report is not None else RowReport()
     if split == "visual_rft_test":
         return load_listed(root, test_list, None, SUBJECT, report)
-    folder = find(
-        root, ("data/variants.txt", "fgvc-aircraft-2013b/data/variants.txt", "variants.txt"), "variants.txt"
-    ).parent
+    folder = find(root, ("data/variants.txt", "fgvc-aircraft-2013b/data/variants.txt", "variants.txt"), "variants.txt").parent
     variants = {name: index for index, (_, name) in enumerate(read_lines(folder / "variants.txt"))}
     boxes = _boxes(folder / "images_box.txt")
     path = folder / f"images_variant_{split}.txt"

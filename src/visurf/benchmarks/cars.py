@@ -40,8 +40,7 @@ def load(root: Path, split: str, *, test_list: Path | None = None, report: RowRe
     if split == "visual_rft_test":
         return load_listed(root, test_list, None, SUBJECT, report)
     names = [
-        year_first(str(name))
-        for name in read_mat(find(root, ("devkit/cars_meta.mat", "cars_meta.mat"), "names"), "class_names")
+        year_first(str(name)) for name in read_mat(find(root, ("devkit/cars_meta.mat", "cars_meta.mat"), "names"), "class_names")
     ]
     annotations = "cars_train_annos.mat" if split == "train" else "cars_test_annos_withlabels.mat"
     path = find(root, (f"devkit/{annotations}", annotations), f"classes of the {split} split")

@@ -36,9 +36,7 @@ def load(
         for index, row in enumerate(read_json_list(path)):
             where = f"{path}: row {index}"
             with report.row(f"{part}_{index}"):
-                picture = ImageRef(
-                    image_path(folder / "png", require(row, "imgname", str, where), f"{where}, field 'imgname'")
-                )
+                picture = ImageRef(image_path(folder / "png", require(row, "imgname", str, where), f"{where}, field 'imgname'"))
                 # A few answers were written as numbers.
                 answer = str(require(row, "label", (str, int, float), where))
                 question = require(row, "query", str, where).strip()

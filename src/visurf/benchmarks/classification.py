@@ -65,9 +65,7 @@ def read_test_list(path: Path) -> list[tuple[int, str, int, str]]:
     for number, line in read_lines(path)[1:]:
         fields = line.split("\t")
         if len(fields) != 3 or not fields[1].isdigit():
-            raise DataError(
-                f"{path}: line {number}: expected image, label from 0 and name separated by tabs, got {line!r:.100}"
-            )
+            raise DataError(f"{path}: line {number}: expected image, label from 0 and name separated by tabs, got {line!r:.100}")
         rows.append((number, fields[0], int(fields[1]), fields[2]))
     return rows
 

@@ -94,9 +94,7 @@ def annotation_mask(annotation: Mapping[str, Any], size: Size, where: str) -> La
                 f"{where}, field 'segmentation.size': expected height, width of the image {size}, got {height}, {width}"
             )
         counts = require(segmentation, "counts", (str, list), where)
-        return RunLengthMask(
-            counts if isinstance(counts, str) else tuple(int(v) for v in numbers(counts, None, where)), size
-        )
+        return RunLengthMask(counts if isinstance(counts, str) else tuple(int(v) for v in numbers(counts, None, where)), size)
     return PolygonMask(tuple(numbers(polygon, None, f"{where}, field 'segmentation'") for polygon in segmentation), size)
 
 
@@ -165,9 +163,7 @@ def detection_samples(
     return finish(samples, file.path)
 
 
-def _split_crowd(
-    annotations: Sequence[Mapping[str, Any]], size: Size, path: Path
-) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
+def _split_crowd(annotations: Sequence[Mapping[str, Any]], size: Size, path: Path) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
     boxes: dict[bool, list[Box]] = {False: [], True: []}
     for annotation in annotations:
         where = f"{path}: annotation {annotation['id']}, field 'bbox'"

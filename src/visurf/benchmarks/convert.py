@@ -107,9 +107,7 @@ def from_coco(
         path_of,
         classes=classes,
         absent=absent,
-        candidates=(lambda image: category_ids(image, "neg_category_ids", annotations))
-        if federated
-        else (lambda image: None),
+        candidates=(lambda image: category_ids(image, "neg_category_ids", annotations)) if federated else (lambda image: None),
         seed=seed,
         report=report,
     )

@@ -63,17 +63,12 @@ def _from_pixels(row: Mapping[str, Any], index: int, folder: Path, where: str) -
 
 
 def _from_chat(row: Mapping[str, Any], index: int, folder: Path, where: str) -> list[Sample]:
-    turns = [
-        require(turn, "value", str, f"{where}, turn {n}")
-        for n, turn in enumerate(require(row, "conversations", list, where))
-    ]
+    turns = [require(turn, "value", str, f"{where}, turn {n}") for n, turn in enumerate(require(row, "conversations", list, where))]
     if len(turns) != 2:
         raise DataError(f"{where}, field 'conversations': expected a question and an answer, got {len(turns)} turns")
     image, question, corners = _IMAGE.search(turns[0]), _QUESTION.search(turns[0]), _CORNERS.search(turns[1])
     if image is None or question is None or corners is None:
-        raise DataError(
-            f"{where}, field 'conversations': expected <img>, an instruction and (x1,y1),(x2,y2), got {turns!r:.200}"
-        )
+        raise DataError(f"{where}, field 'conversations': expected <img>, an instruction and (x1,y1),(x2,y2), got {turns!r:.200}")
     picture = ImageRef(image_path(folder, image.group(1).strip(), f"{where}, its <img>"))
     box = Frame((1000, 1000), picture.size).decode_box([float(v) for v in corners.groups()])
     boxes = boxes_on(picture, [box], f"{where}, its answer")

@@ -15,9 +15,7 @@ from visurf.types import DataError, Objects, Sample, check_boxes
 SPLITS = ("val", "test", "testA", "testB")
 
 
-def load(
-    root: Path, split: str, *, expressions: Literal["all", "first"] = "all", report: RowReport | None = None
-) -> list[Sample]:
+def load(root: Path, split: str, *, expressions: Literal["all", "first"] = "all", report: RowReport | None = None) -> list[Sample]:
     """Rows from a parquet file or a hub snapshot; see `from_rows`."""
     check_split(split, SPLITS, "lmms-lab/RefCOCO")
     return from_rows(read_rows(root, split), expressions=expressions, report=report)

@@ -70,9 +70,7 @@ def load_file(
         lambda image, where: lvis_image_path(images, image, where),
         classes=classes,
         absent=absent,
-        candidates=(lambda image: None)
-        if all_absent
-        else (lambda image: category_ids(image, "neg_category_ids", annotations)),
+        candidates=(lambda image: None) if all_absent else (lambda image: category_ids(image, "neg_category_ids", annotations)),
         seed=seed,
         report=report,
     )

@@ -30,9 +30,7 @@ def load(root: Path, split: str = "testmini", *, report: RowReport | None = None
     problems = read_json(path)
     if not isinstance(problems, dict):
         raise DataError(f"{path}: expected an object of pid to problem, got {type(problems).__name__}")
-    queries: Any = next(
-        (read_json(q) for name in ("query.json", f"query_{split}.json") if (q := path.parent / name).exists()), {}
-    )
+    queries: Any = next((read_json(q) for name in ("query.json", f"query_{split}.json") if (q := path.parent / name).exists()), {})
     if not isinstance(queries, dict):
         raise DataError(f"{path.parent}: expected the queries as an object of pid to text, got {type(queries).__name__}")
     folder = path.parent.parent if path.parent.name == "data" else path.parent
@@ -69,9 +67,7 @@ def _target(problem: Mapping[str, Any], where: str) -> Answer:
         return Text(answer)
     number = Number(answer)
     if answer_type not in ("integer", "float") or number.value != number.value:
-        raise DataError(
-            f"{where}, field 'answer': expected a number or a list by answer_type, got {answer!r} ({answer_type!r})"
-        )
+        raise DataError(f"{where}, field 'answer': expected a number or a list by answer_type, got {answer!r} ({answer_type!r})")
     return number
 
 

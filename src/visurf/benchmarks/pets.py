@@ -49,9 +49,7 @@ def _sample(root: Path, line: str, where: str) -> Sample:
     name, label = breed.group(1), int(fields[1])
     cat = name[0].isupper()
     if cat != (fields[2] == "1"):
-        raise DataError(
-            f"{where}: expected species {1 if cat else 2} for {name!r} (capitalised names are cats), got {fields[2]}"
-        )
+        raise DataError(f"{where}: expected species {1 if cat else 2} for {name!r} (capitalised names are cats), got {fields[2]}")
     meta: dict[str, Any] = {"species": "cat" if cat else "dog"}
     trimap = root / "annotations" / "trimaps" / f"{fields[0]}.png"
     if trimap.exists():

@@ -82,9 +82,7 @@ def _reference(
     annotation = by_id[annotation_id]
     image_id = require(reference, "image_id", int, where)
     if annotation["image_id"] != image_id:
-        raise DataError(
-            f"{where}, field 'image_id': expected {annotation['image_id']} as its annotation has, got {image_id}"
-        )
+        raise DataError(f"{where}, field 'image_id': expected {annotation['image_id']} as its annotation has, got {image_id}")
     size = file.size(image_id)
     boxes = check_boxes([xywh(annotation.get("bbox"), f"{where}, its bbox")], size, f"{where}, its bbox")
     mask = annotation_mask(annotation, size, f"{where}, annotation {annotation_id}")

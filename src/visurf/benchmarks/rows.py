@@ -87,9 +87,7 @@ def require(row: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ..
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: expected an object with field {name!r}, got {type(row).__name__}")
     if name not in row:
-        raise DataError(
-            f"{where}, field {name!r}: expected {expected}, but the field is missing (fields: {sorted(map(str, row))})"
-        )
+        raise DataError(f"{where}, field {name!r}: expected {expected}, but the field is missing (fields: {sorted(map(str, row))})")
     value = row[name]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise DataError(f"{where}, field {name!r}: expected {expected}, got {value!r:.100}")

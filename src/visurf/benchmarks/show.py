@@ -149,9 +149,7 @@ def format_summaries(summaries: Sequence[SplitSummary]) -> str:
             lines.append(f"{s.split:<16}{'-':>9}  not loaded: {s.error}")
             continue
         sizes = ", ".join(f"{w} x {h}" for w, h in (s.smallest, s.median, s.largest)) if s.checked > s.unreadable else "-"
-        counts = (
-            f"{s.samples:>9}{s.pictures:>10}{s.no_target_share:>11.1%}{s.broken_share:>10.1%}{s.unreadable_share:>12.1%}"
-        )
+        counts = f"{s.samples:>9}{s.pictures:>10}{s.no_target_share:>11.1%}{s.broken_share:>10.1%}{s.unreadable_share:>12.1%}"
         lines.append(f"{s.split:<16}{counts}  {sizes}")
         if s.unreadable:
             notes.append(f"{s.split}: {s.unreadable} of {s.checked} pictures checked cannot be read")

@@ -23,9 +23,7 @@ def load(root: Path, split: str = "", *, images: Path | None = None, report: Row
     report = report if report is not None else RowReport()
     path = root
     if not root.is_file():
-        path = next(
-            (p for ending in (".jsonl", ".json") if (p := root / f"{split}{ending}").exists()), root / f"{split}.jsonl"
-        )
+        path = next((p for ending in (".jsonl", ".json") if (p := root / f"{split}{ending}").exists()), root / f"{split}.jsonl")
     folder = images or path.parent
     samples = []
     for line, row in read_jsonl(path):
@@ -49,8 +47,7 @@ def _sample(row: Mapping[str, Any], line: int, folder: Path, where: str) -> Samp
         return Sample(identity, pictures, question, target, meta={"dataset": row.get("dataset")})
     turns = require(row, "conversations", list, where)
     said = [
-        (require(t, "from", str, f"{where}, turn {n}"), require(t, "value", str, f"{where}, turn {n}"))
-        for n, t in enumerate(turns)
+        (require(t, "from", str, f"{where}, turn {n}"), require(t, "value", str, f"{where}, turn {n}")) for n, t in enumerate(turns)
     ]
     if [speaker for speaker, _ in said] != ["human", "gpt"]:
         raise DataError(f"{where}, field 'conversations': expected human, then gpt, got {[speaker for speaker, _ in said]}")

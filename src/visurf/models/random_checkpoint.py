@@ -14,9 +14,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 CORPUS = (
-    'Please find "the dog on the left" with bboxs and points. Output the thinking process in <think> </think> and final answer in '
-    '<answer> </answer> tags. [{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}] If nothing in the image matches, answer with an '
-    "empty list. Compare the difference between object(s) and find the most closely matched object(s)."
+    'Please find "the dog on the left" with bboxs and points. Output the thinking process in <think> </think> and final answer '
+    'in <answer> </answer> tags. [{"bbox_2d": [10,100,200,210], "point_2d": [30,110]}] If nothing in the image matches, answer '
+    "with an empty list. Compare the difference between object(s) and find the most closely matched object(s)."
 )
 SPECIAL = (
     "<|endoftext|>",
@@ -101,7 +101,13 @@ def build_network(family: str, tokenizer: Any, seed: int = 0) -> Any:
         config = Qwen2VLConfig(text_config=_text_config(tokenizer), vision_config=vision, **ids)
         network: Any = Qwen2VLForConditionalGeneration(config)
     elif family == "qwen2_5_vl":
-        vision |= {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 64, "window_size": 112, "fullatt_block_indexes": [1]}
+        vision |= {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 64,
+            "window_size": 112,
+            "fullatt_block_indexes": [1],
+        }
         config = Qwen2_5_VLConfig(text_config=_text_config(tokenizer), vision_config=vision, **ids)
         network = Qwen2_5_VLForConditionalGeneration(config)
     else:
