@@ -26,7 +26,14 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters on the language model; rank 0 trains all parameters."""
+    """Low-rank adapters on the language model; without them all parameters are trained.
+
+    Attributes:
+        rank: Of the adapters; 0 for none.
+        alpha: The adapters' output is scaled by alpha / rank.
+        dropout: Probability of dropping an adapter's input.
+        targets: Last names of the linear layers that get an adapter; the vision tower never does.
+    """
 
     rank: int = 0
     alpha: int = 32
@@ -84,7 +91,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """Which task, and the prompt: a name of the task's prompts, a text with ``{question}``, or empty for its default."""
+    """Which task, and its prompt.
+
+    Attributes:
+        name: `referring`, `pointing`, `short_answer`, `counting`, or ``pkg.module:NAME`` of a `Task`.
+        prompt: A name of the task's prompts, a text with ``{question}``, or empty for the task's default.
+    """
 
     name: str = "referring"
     prompt: str = ""
@@ -95,7 +107,7 @@ class RewardConfig:
     """How completions are scored.
 
     Attributes:
-        variant: `sound`, `published` (bit-exact with the released code) or `paper`.
+        variant: `sound`, `published` (the formulas of the released code) or `paper`, where the task's reward has them.
         frame: Width and height of the frame in which pixel thresholds hold.
         weights: Weight of each part; a part that is not named counts once, 0 switches it off (it is still logged).
         functions: More parts: name -> ``pkg.module:function`` or ``file.py:function``, called as (completion, sample).
@@ -111,7 +123,13 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class AdvantageConfig:
-    """(reward - mean) / (std + eps); see `visurf.advantages.group_advantages`."""
+    """(reward - mean) / (std + eps); see `visurf.advantages.group_advantages`.
+
+    Attributes:
+        ddof: 1 for the sample, 0 for the population standard deviation.
+        eps: Added to the standard deviation.
+        scale: Divide by the deviation of the `group`, of the whole `batch`, or by `none` (Dr. GRPO).
+    """
 
     ddof: int = 1
     eps: float = 1e-6
@@ -133,7 +151,16 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule (names of transformers' schedules)."""
+    """AdamW and its schedule; both start anew with every stage.
+
+    Attributes:
+        lr: Peak learning rate.
+        weight_decay: On matrices; vectors such as biases and norms have none.
+        betas: Decay rates of the two moments.
+        schedule: Name of transformers' schedule, over the stage's optimiser steps.
+        warmup_steps: Optimiser steps of linear warm-up; `constant` has none.
+        max_grad_norm: The gradient's norm is clipped to this.
+    """
 
     lr: float = 1e-6
     weight_decay: float = 0.01
@@ -145,7 +172,15 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How the policy is sampled."""
+    """How the policy is sampled.
+
+    Attributes:
+        group_size: Rollouts of each prompt (G).
+        max_tokens: Longest completion; a longer one is cut and kept.
+        temperature: Divides the logits, in sampling and in every log-prob of training alike.
+        top_p: Keep the smallest set of tokens with this probability; below 1 the ratio is no longer exact.
+        token_budget: Tokens decoded at once, prompts and room for all their completions included.
+    """
 
     group_size: int = 8
     max_tokens: int = 512
@@ -156,7 +191,13 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """When and on how much the policy is evaluated during training; greedy decoding. `every` 0 never does."""
+    """Evaluation of the policy during training, with greedy decoding.
+
+    Attributes:
+        every: Steps between evaluations, and one at the end; 0 never evaluates.
+        limit: How many validation samples, from the first.
+        metric: The step with the highest value counts as the best; its checkpoint, if one was written, is kept.
+    """
 
     every: int = 0
     limit: int = 200
@@ -165,9 +206,12 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When checkpoints are written, how many are kept, and whether a run goes on from the last one.
+    """Checkpoints of a run.
 
-    `every` 0 writes one at the end only. `resume`: `auto` goes on where checkpoints exist, `never` refuses a used folder.
+    Attributes:
+        every: Steps between checkpoints; one is written at the end of every stage too, and 0 writes those only.
+        keep: How many to keep beside the best; 0 keeps all.
+        resume: `auto` goes on from the last checkpoint where there is one, `never` refuses a used folder.
     """
 
     every: int = 50
@@ -177,7 +221,13 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of several: a paradigm, its steps, and dotted overrides that hold for it alone."""
+    """One stage of several.
+
+    Attributes:
+        paradigm: A paradigm of one stage.
+        steps: Optimiser batches of the stage.
+        override: Dotted keys that hold for it alone, such as ``{"optimizer.lr": 1e-5}``.
+    """
 
     paradigm: str = "visurf"
     steps: int = 0
@@ -189,9 +239,10 @@ class Config:
     """A whole run.
 
     Attributes:
-        paradigm: Which way to post-train; see `visurf.paradigms`.
+        paradigm: `sft`, `rlvr`, `visurf`, `sft_then_rlvr`, or ``pkg.module:NAME`` of a `Paradigm`.
         stages: Explicit stages; empty for the paradigm's own (a paradigm of several stages shares `steps` equally).
-        steps: Optimiser batches of the run, over all stages.
+        trackers: Where metrics go besides metrics.jsonl.
+        steps: Optimiser batches of the run, over all stages; explicit stages bring their own.
         prompts_per_step: Prompts of one batch, over all processes.
         inner_steps: Optimiser steps on each batch of rollouts.
         tokens_per_microbatch: Budget of one packed row.
