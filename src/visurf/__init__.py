@@ -20,7 +20,7 @@ _PUBLIC = {
     "Frame": "visurf.geometry",
     "Group": "visurf.types",
     "ImageRef": "visurf.types",
-    "Objective": "visurf.objective",
+    "ObjectiveConfig": "visurf.config",
     "Objects": "visurf.types",
     "PARADIGMS": "visurf.paradigms",
     "Paradigm": "visurf.paradigms",

@@ -50,7 +50,7 @@ def save(out: Path, progress: Progress, network: Any, state: Mapping[str, Any], 
 
     Args:
         out: The run folder.
-        progress: Saved as state.json.
+        progress: Saved as progress.json.
         network: Saved by its own `save_pretrained` (adapters only where it has them).
         state: Optimiser, schedule and random states: tensors and plain values.
         keep: How many to keep beside the best.
@@ -66,8 +66,15 @@ def save(out: Path, progress: Progress, network: Any, state: Mapping[str, Any], 
         if path.is_file():
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
+    if final.exists():
+        # A rerun of the same step: the old folder leaves its name only when the new one is complete.
+        retired = final.with_name(f".retired-{final.name}")
+        shutil.rmtree(retired, ignore_errors=True)
+        final.replace(retired)
+        partial.replace(final)
+        shutil.rmtree(retired)
+    else:
+        partial.replace(final)
     steps = sorted(steps_in(out))
     for step in steps[:-keep] if keep > 0 else []:
         if step != progress.best_step:

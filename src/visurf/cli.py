@@ -74,7 +74,13 @@ def _mode(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes no second run of positionals after an option: key=value may stand anywhere.
+    changes = [a for a in rest if "=" in a and not a.startswith("-")]
+    if len(changes) < len(rest) or (rest and not hasattr(options, "override")):
+        parser.error(f"unrecognized arguments: {' '.join(a for a in rest if a not in changes) or ' '.join(rest)}")
+    if rest:
+        options.override = [*options.override, *changes]
     if options.version:
         import visurf
 

@@ -47,6 +47,7 @@ class ModelConfig:
 
     Attributes:
         path: Folder in the hub's layout, hub name, or `mini` for the embedded model.
+        family: A family's name or ``pkg.module:NAME``; empty to go by the checkpoint.
         dtype: Of the frozen or adapted weights; `auto` is float32, and bfloat16 for the base of adapters on a GPU.
         autocast: bfloat16 arithmetic over float32 parameters; `auto` where the device has it.
         freeze_vision: Do not train the vision tower.
@@ -57,6 +58,7 @@ class ModelConfig:
     """
 
     path: str = "mini"
+    family: str = ""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     autocast: Literal["auto", "on", "off"] = "auto"
     freeze_vision: bool = False
@@ -138,7 +140,18 @@ class AdvantageConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Settings of the clipped objective; see `visurf.objective.Objective`."""
+    """Settings of the clipped objective; see `visurf.objective`.
+
+    Attributes:
+        clip_low: The ratio is clipped below 1 - clip_low.
+        clip_high: The ratio is clipped above 1 + clip_high (DAPO's clip-higher when larger than clip_low).
+        ratio: One ratio a token, or one a sequence: exp of the mean log-ratio (GSPO, arXiv 2507.18071).
+        average: `token`: every token of the optimiser step weighs the same. `sequence`: every sequence does (Eq. 8).
+        ratio_cap: Upper bound of the unclipped branch (two-sided clipping), or none.
+        kl: Coefficient of the KL term to the model at the stage's start; 0 needs no reference.
+        kl_kind: Its estimate; `k3_clamped` is verl's low_var_kl.
+        kl_on_label: Let the KL term cover label tokens too, which the policy did not sample.
+    """
 
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -146,6 +159,7 @@ class ObjectiveConfig:
     average: Literal["token", "sequence"] = "token"
     ratio_cap: float | None = None
     kl: float = 0.0
+    kl_kind: Literal["k1", "abs", "mse", "k3", "k3_clamped"] = "k3"
     kl_on_label: bool = False
 
 
@@ -158,7 +172,7 @@ class OptimizerConfig:
         weight_decay: On matrices; vectors such as biases and norms have none.
         betas: Decay rates of the two moments.
         schedule: Name of transformers' schedule, over the stage's optimiser steps.
-        warmup_steps: Optimiser steps of linear warm-up; `constant` has none.
+        warmup_steps: Optimiser steps of linear warm-up.
         max_grad_norm: The gradient's norm is clipped to this.
     """
 
@@ -195,13 +209,14 @@ class EvaluationConfig:
 
     Attributes:
         every: Steps between evaluations, and one at the end; 0 never evaluates.
-        limit: How many validation samples, from the first.
-        metric: The step with the highest value counts as the best; its checkpoint, if one was written, is kept.
+        limit: How many validation samples, from the first; 0 for all.
+        metric: The step with its highest value counts as the best; its checkpoint, if one was written, is kept. Empty for
+            the task's headline metric.
     """
 
     every: int = 0
     limit: int = 200
-    metric: str = "giou"
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,6 +288,50 @@ class Config:
     out: str = "runs/visurf"
     threads: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: Names the key, what it must be and what came.
+        """
+        positive = {
+            "steps": self.steps,
+            "prompts_per_step": self.prompts_per_step,
+            "inner_steps": self.inner_steps,
+            "tokens_per_microbatch": self.tokens_per_microbatch,
+            "rollout.group_size": self.rollout.group_size,
+            "rollout.max_tokens": self.rollout.max_tokens,
+            "rollout.temperature": self.rollout.temperature,
+            "rollout.token_budget": self.rollout.token_budget,
+            "optimizer.max_grad_norm": self.optimizer.max_grad_norm,
+            "reward.frame": min(self.reward.frame),
+        }
+        not_negative = {
+            "optimizer.lr": self.optimizer.lr,
+            "optimizer.weight_decay": self.optimizer.weight_decay,
+            "optimizer.warmup_steps": self.optimizer.warmup_steps,
+            "objective.clip_low": self.objective.clip_low,
+            "objective.clip_high": self.objective.clip_high,
+            "objective.kl": self.objective.kl,
+            "advantage.eps": self.advantage.eps,
+            "advantage.ddof": self.advantage.ddof,
+            "model.lora.rank": self.model.lora.rank,
+            "evaluation.every": self.evaluation.every,
+            "evaluation.limit": self.evaluation.limit,
+            "checkpoint.every": self.checkpoint.every,
+            "checkpoint.keep": self.checkpoint.keep,
+            "threads": self.threads,
+            "seed": self.seed,
+        }
+        for name, value in positive.items():
+            if not value > 0:
+                raise ConfigError(f"{name}: expected more than 0, got {value!r}")
+        for name, value in not_negative.items():
+            if not value >= 0:
+                raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
+        if not 0 < self.rollout.top_p <= 1:
+            raise ConfigError(f"rollout.top_p: expected a number in (0, 1], got {self.rollout.top_p!r}")
+
 
 C = TypeVar("C")
 
@@ -301,6 +360,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else build(kind, value, path)  # type: ignore[arg-type]
     if origin is Literal:
+        # YAML reads on and off as booleans.
+        value = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) and "on" in inner else value
         if value in inner or str(value) in inner:
             return value if value in inner else str(value)
         raise ConfigError(f"{path}: expected one of {', '.join(map(str, inner))}, got {value!r}")

@@ -46,6 +46,10 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
         DataError: A bad row (unless skipped), an empty or missing file; names file, line and field.
     """
     if source.startswith("world:"):
+        if task.target is not Objects:
+            raise DataError(
+                f"{source}: the rendered world asks referring questions, task {task.name!r} needs {task.target.__name__}"
+            )
         return DataSet(tuple(_world(source)))
     path = Path(source)
     if config.format != "jsonl":
@@ -60,7 +64,7 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
     for number, line in _lines(path):
         where = f"{path}:{number}"
         try:
-            sample, count = _sample(line, folder, config, where)
+            sample, count = _sample(line, folder, config, where, task.target)
             if sample.id in seen:
                 raise DataError(f"{where}: field id: {sample.id!r} occurs twice")
             if not isinstance(sample.target, task.target):
@@ -85,20 +89,23 @@ def _world(source: str) -> list[Sample]:
 
     parts = urlsplit(source)
     options = dict(parse_qsl(parts.query))
-    unknown = set(options) - {"count", "seed", "absent"}
-    if parts.path not in world.DOMAINS or unknown:
-        raise DataError(f"{source}: expected world:{'|'.join(world.DOMAINS)}?count=N&seed=S&absent=SHARE")
-    return world.referring_samples(
-        world.DOMAINS[parts.path],
-        int(options.get("count", 400)),
-        int(options.get("seed", 0)),
-        float(options.get("absent", 0.4)),
-    )
+    expected = f"expected world:{'|'.join(world.DOMAINS)}?count=N&seed=S&absent=SHARE"
+    if parts.path not in world.DOMAINS or set(options) - {"count", "seed", "absent"}:
+        raise DataError(f"{source}: {expected}")
+    try:
+        count, seed = int(options.get("count", 400)), int(options.get("seed", 0))
+        absent = float(options.get("absent", 0.4))
+    except ValueError as error:
+        raise DataError(f"{source}: {expected}; {error}") from error
+    return world.referring_samples(world.DOMAINS[parts.path], count, seed, absent)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     # Only "\n" ends a line: splitlines would also cut at U+2028 inside a question.
-    text = path.read_bytes().decode("utf-8-sig")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     if text.lstrip().startswith("["):
         raise DataError(f"{path}: this is one JSON array; write one object per line (JSONL)")
     for number, line in enumerate(text.split("\n"), 1):
@@ -106,7 +113,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _sample(line: str, folder: Path, config: DataConfig, where: str) -> tuple[Sample, int]:
+def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: type) -> tuple[Sample, int]:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -120,7 +127,7 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str) -> tuple[Sa
         raise DataError(f"{where}: unknown field {sorted(unknown)[0]!r}; a row has {sorted(_FIELDS)} (put extras into meta)")
     if not isinstance(row["question"], str) or not row["question"].strip():
         raise DataError(f"{where}: field question: expected text, got {row['question']!r}")
-    if not isinstance(row["id"], str | int):
+    if not isinstance(row["id"], str | int) or isinstance(row["id"], bool):
         raise DataError(f"{where}: field id: expected text or a whole number, got {row['id']!r}")
     response = row.get("response")
     if response is not None and not isinstance(response, str):
@@ -133,8 +140,12 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str) -> tuple[Sa
         except DataError as error:
             raise DataError(f"{where}: field image: {error}") from error
         size = found if index == 0 else size
-    target, derived = _target(row["target"], size, config, f"{where}: field target")
+    target, derived = _target(row["target"], size, config, f"{where}: field target", wanted)
     meta = row.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise DataError(f"{where}: field meta: expected keys and values, got {meta!r}")
+    if isinstance(target, Objects | Points) and not images:
+        raise DataError(f"{where}: missing field 'image'; boxes and points need one")
     return Sample(str(row["id"]), images, row["question"], target, response, meta), derived
 
 
@@ -149,7 +160,7 @@ def _images(value: Any, folder: Path, where: str) -> tuple[ImageRef, ...]:
     return tuple(ImageRef(folder / n.replace("\\", "/")) for n in names)
 
 
-def _target(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Answer, int]:
+def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: type) -> tuple[Answer, int]:
     if isinstance(value, list):
         # The empty list is "no object"; a list of boxes is short for {"boxes": ...}.
         value = {"boxes": value}
@@ -157,6 +168,8 @@ def _target(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Ans
         raise DataError(f"{where}: expected an empty list or one of {', '.join(_TARGETS)}, got {value!r}")
     if unknown := set(value) - set(_TARGETS):
         raise DataError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: {', '.join(_TARGETS)}")
+    if len(kinds) > 1 and set(kinds) != {"boxes", "points"}:
+        raise DataError(f"{where}: {' and '.join(kinds)} exclude each other; give one of them, or boxes with points")
     if "class" in kinds or "text" in kinds:
         text = value.get("class", value.get("text"))
         if not isinstance(text, str) or not text.strip():
@@ -174,7 +187,7 @@ def _target(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Ans
         points = _points(value["points"], size, config, where)
         if len(points) != len(boxes):
             raise DataError(f"{where}: {len(boxes)} boxes but {len(points)} points")
-        return Objects(boxes, points), 0
+        return (Points(points, boxes) if wanted is Points else Objects(boxes, points)), 0
     return Objects(boxes, tuple(box_centre(b) for b in boxes)), len(boxes)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from visurf.advantages import Scale, group_advantages, is_flat, spread
+from visurf.advantages import Scale, group_advantages, is_flat
 from visurf.control import Controls, smooth
 from visurf.paradigms import Paradigm
 from visurf.scoring import Scorer
@@ -46,15 +46,20 @@ def form_group(
 
 
 def with_advantages(
-    groups: Sequence[Group], paradigm: Paradigm, *, ddof: int = 1, eps: float = 1e-6, scale: Scale = "group"
+    groups: Sequence[Group],
+    paradigm: Paradigm,
+    *,
+    ddof: int = 1,
+    eps: float = 1e-6,
+    scale: Scale = "group",
+    batch_std: float | None = None,
 ) -> list[Group]:
     """Give every member its coefficient: its group advantage (Eq. 6 and 7), or 1 where the paradigm says so.
 
-    A smoothed label gets exactly 0, a flat group all zeros.
+    A smoothed label gets exactly 0, a flat group all zeros. `batch_std` is needed for ``scale="batch"``.
     """
     if paradigm.coefficient == "one":
         return [dataclasses.replace(g, advantages=(1.0,) * len(g.completions)) for g in groups]
-    batch_std = spread([r for g in groups for r in g.rewards], ddof) if scale == "batch" else None
     done = []
     for group in groups:
         advantages = group_advantages(group.rewards, ddof=ddof, eps=eps, scale=scale, batch_std=batch_std)
@@ -75,6 +80,11 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     if rollouts:
         found["rollout/tokens"] = sum(len(c.token_ids) for c in rollouts) / len(rollouts)
         found["rollout/truncated"] = sum(c.truncated for c in rollouts) / len(rollouts)
+        scores = [s for g in groups for c, s in zip(g.completions, g.scores, strict=True) if c.source == "policy"]
+        for name in scores[0].parts:
+            abstained = sum(s.parts[name] is None for s in scores)
+            if abstained:
+                found[f"abstained/{name}"] = abstained / len(scores)
         found["parse/failed"] = sum(c.error is not None for c in rollouts) / len(rollouts)
         for completion in rollouts:
             if completion.error is not None:

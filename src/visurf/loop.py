@@ -15,11 +15,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from visurf import parallel
+from visurf.advantages import spread
 from visurf.config import Config
 from visurf.diagnostics import Diagnostics
 from visurf.groups import form_group, with_advantages
 from visurf.models.family import Prompt, VisionLanguageModel
-from visurf.objective import Objective, kl_estimate, token_terms, token_weights, weighted_loss
+from visurf.objective import kl_estimate, token_terms, token_weights, weighted_loss
 from visurf.packing import Bundle, PackedRow, Scored, build_row, plan
 from visurf.paradigms import Paradigm
 from visurf.policy import Policy
@@ -59,11 +60,12 @@ class Loop:
         scorer: Scorer,
         reference: Policy | None = None,
     ) -> None:
-        """Take what a stage needs; `reference` is the policy at the stage's start, for the KL term."""
+        """Take what a stage needs; `reference` is the policy at the stage's start, None where that is without adapters."""
         self.config, self.paradigm, self.model, self.policy, self.scorer = config, paradigm, model, policy, scorer
         self.reference = reference
-        self.objective = Objective(**vars(config.objective))
+        self.objective = config.objective
         self.groups: Sequence[Group] = ()
+        self.updating = False  # while true, weights and step number do not belong together
 
     def step(self, samples: Sequence[Sample], number: int, optimizer: Optimizer, schedule: LRScheduler) -> dict[str, float]:
         """One iteration of Algorithm 1 on this process's samples; returns the metrics of all processes."""
@@ -79,11 +81,17 @@ class Loop:
                 form_group(p.sample, o, y, self.scorer, self.config.controls)  # r; eliminate, smooth
                 for p, o, y in zip(prompts, rollouts, labels, strict=True)
             ]
-            self.groups = with_advantages(groups, self.paradigm, **vars(self.config.advantage))  # A, Eq. 6 and 7
+            batch_std = self.batch_std(groups)
+            settings = self.config.advantage
+            self.groups = with_advantages(  # A, Eq. 6 and 7
+                groups, self.paradigm, ddof=settings.ddof, eps=settings.eps, scale=settings.scale, batch_std=batch_std
+            )
         with seen.timed("train"):
             batch = self.batch(prompts, self.groups)
+            self.updating = True
             for _ in range(self.config.inner_steps):
                 loss, carried = self.update(batch, optimizer, schedule, seen)  # Eq. 8
+            self.updating = False
         return seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried)
 
     def sample(self, prompts: Sequence[Prompt], number: int) -> list[list[Completion]]:
@@ -94,7 +102,7 @@ class Loop:
         sampling = Sampling(settings.max_tokens, top_p=settings.top_p, token_budget=settings.token_budget)
         streams = [[stream(self.config.seed, number, p.sample.id, j) for j in range(settings.group_size)] for p in prompts]
         self.policy.eval()
-        with self.autocast():
+        with autocast(self.config, self.model.device):
             sampled = sample(self.policy, self.model.family, prompts, settings.group_size, sampling, self.model.eos_ids, streams)
         self.policy.train()
         return [
@@ -120,19 +128,25 @@ class Loop:
         # A batch that feeds one step has ratio 1 by definition; sft's ratio is against the current policy always.
         if self.config.inner_steps > 1 and self.paradigm.coefficient != "one":
             batch.old = self.logprobs(self.policy, batch)
-        if self.reference is not None and self.objective.kl:
+        if self.objective.kl and self.reference is not None:
             batch.reference = self.logprobs(self.reference, batch)
+        elif self.objective.kl:
+            with self.policy.without_adapters():
+                batch.reference = self.logprobs(self.policy, batch)
         return batch
 
     @torch.no_grad()
     def logprobs(self, policy: Policy, batch: Batch) -> list[Tensor]:
         """Log-probs of every sequence, in order, without gradient."""
         found = [torch.empty(0, device=self.model.device)] * len(batch.lengths)
+        training = policy.training
+        policy.eval()  # adapters' dropout would disturb the ratio
         for row in self.rows(batch, everything=True):
-            with self.autocast():
+            with autocast(self.config, self.model.device):
                 values = policy(row)
             for number, part in zip(row.numbers, values.split(batch.lengths[row.numbers].tolist()), strict=True):
                 found[number] = part
+        policy.train(training)
         return found
 
     def rows(self, batch: Batch, *, everything: bool = False) -> Iterator[PackedRow]:
@@ -150,6 +164,12 @@ class Loop:
         for row in plan(bundles, self.config.tokens_per_microbatch):
             yield build_row(row, self.model.family, self.model.device)
 
+    def batch_std(self, groups: Sequence[Group]) -> float | None:
+        """The deviation of all rewards of the batch, over all processes, where advantages are scaled by it."""
+        if self.config.advantage.scale != "batch":
+            return None
+        return spread(parallel.gather([r for g in groups for r in g.rewards]), self.config.advantage.ddof)
+
     def update(self, batch: Batch, optimizer: Optimizer, schedule: LRScheduler, seen: Diagnostics) -> tuple[float, int]:
         """One optimiser step on the clipped objective (Eq. 8), summed over packed rows under one global scale.
 
@@ -166,15 +186,15 @@ class Loop:
             lengths = batch.lengths[row.numbers]
             spread = [torch.repeat_interleave(v[row.numbers], lengths).to(device) for v in (advantages, is_label)]
             weights = token_weights(lengths, objective.average, tokens, sequences).float().to(device)
-            with self.autocast():
+            with autocast(self.config, self.model.device):
                 logprobs = self.policy(row)
             old = None if batch.old is None else torch.cat([batch.old[n] for n in row.numbers])
             terms = token_terms(logprobs, old, spread[0], objective, member=row.member, members=len(batch.lengths))
             label, kl = spread[1], None
             if batch.reference is not None:
-                kl = kl_estimate(logprobs, torch.cat([batch.reference[n] for n in row.numbers]))
+                kl = kl_estimate(logprobs, torch.cat([batch.reference[n] for n in row.numbers]), objective.kl_kind)
                 seen.add("policy/kl", kl.detach()[~label])
-                kl = kl if objective.kl_on_label else kl * ~label
+                kl = kl if objective.kl_on_label else kl.masked_fill(label, 0)
             loss = weighted_loss(terms, weights, kl, kl_coefficient=objective.kl)
             loss.backward()
             total, carried, seen.unique = total + loss.item(), carried + len(row.numbers), seen.unique + row.length
@@ -189,7 +209,9 @@ class Loop:
         schedule.step()
         return total, carried
 
-    def autocast(self) -> torch.autocast:
-        """Mixed precision where the configuration and the device have it."""
-        device, wanted = self.model.device.type, self.config.model.autocast
-        return torch.autocast(device, torch.bfloat16, enabled=wanted == "on" or (wanted == "auto" and device == "cuda"))
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """Mixed precision where the configuration and the device have it."""
+    wanted = config.model.autocast
+    on = wanted == "on" or (wanted == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=on)

@@ -14,30 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from visurf.config import ObjectiveConfig as Objective
+
 KL = Literal["k1", "abs", "mse", "k3", "k3_clamped"]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Settings of the objective.
-
-    Attributes:
-        clip_low: The ratio is clipped below 1 - clip_low.
-        clip_high: The ratio is clipped above 1 + clip_high (DAPO's clip-higher when larger than clip_low).
-        ratio: One ratio a token, or one a sequence: exp of the mean log-ratio (GSPO, arXiv 2507.18071).
-        average: `token`: every token of the optimiser step weighs the same. `sequence`: every sequence does (Eq. 8).
-        ratio_cap: Upper bound of the unclipped branch (two-sided clipping), or None.
-        kl: Coefficient of the KL term to the reference; 0 needs no reference.
-        kl_on_label: Let the KL term cover label tokens too, which the policy did not sample.
-    """
-
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    ratio: Literal["token", "sequence"] = "token"
-    average: Literal["token", "sequence"] = "token"
-    ratio_cap: float | None = None
-    kl: float = 0.0
-    kl_on_label: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,10 @@ def total(values: Iterable[float], where: torch.device) -> list[float]:
 
 
 def mean_metrics(metrics: Mapping[str, float], weight: float, where: torch.device) -> dict[str, float]:
-    """Weighted means over processes; a process that lacks a metric does not count in it."""
+    """Weighted means over processes; a process that lacks a metric does not count in it, unless it is a share of events.
+
+    Shares of parse errors and abstentions are reported only where they are not 0.
+    """
     if not several():
         return dict(metrics)
     gathered: list[tuple[dict[str, float], float]] = [({}, 0.0)] * dist.get_world_size()
@@ -56,7 +59,8 @@ def mean_metrics(metrics: Mapping[str, float], weight: float, where: torch.devic
     names = {name: None for found, _ in gathered for name in found}
     means = {}
     for name in names:
-        having = [(found[name], w) for found, w in gathered if name in found and w > 0]
+        event = name.startswith(("parse/", "abstained/"))
+        having = [(found.get(name, 0.0), w) for found, w in gathered if (event or name in found) and w > 0]
         if having:
             means[name] = sum(v * w for v, w in having) / sum(w for _, w in having)
     return means

@@ -5,6 +5,8 @@ Forward and log-probs stand in one `nn.Module` so that wrappers (DDP, FSDP, adap
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +42,15 @@ class Policy(nn.Module):
         """The transformers model, below any adapter wrapper."""
         network: Any = self.network
         return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """The model below the adapters: what the policy was when its stage began."""
+        network: Any = self.network
+        if not hasattr(network, "disable_adapter"):
+            raise RuntimeError("the policy has no adapters to switch off; give the loop a reference policy")
+        with network.disable_adapter():
+            yield
 
     def forward(self, row: PackedRow) -> Tensor:
         """Log-prob of every completion token of a packed row.

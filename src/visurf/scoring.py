@@ -25,15 +25,15 @@ class Scorer:
         task: Parses completions and renders labels.
         parts: The named parts.
         weights: Weight of each part; 1 where not named.
-        on_error: `stop` raises; `abstain` leaves the part out of the total and counts it in `abstained`.
-        abstained: How often each part failed and abstained since the last `take_abstained`.
+        on_error: `stop` raises; `abstain` leaves the part out of the total and counts it in `failed`.
+        failed: How often each part failed so far and abstained for it.
     """
 
     task: Task
     parts: Mapping[str, Part]
     weights: Mapping[str, float] = field(default_factory=dict)
     on_error: str = "stop"
-    abstained: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse weights of parts that do not exist."""
@@ -60,6 +60,7 @@ class Scorer:
             value: float | None = None
             try:
                 value = part.function(completion, sample)
+                value = None if value is None else float(value)
             except Exception as error:  # noqa: BLE001 - a user's function may raise anything; it is reported with its sample
                 problem = error
             if problem is not None or (value is not None and not math.isfinite(value)):
@@ -70,8 +71,8 @@ class Scorer:
                         "Fix the function, or set reward.on_error: abstain to leave such parts out, counted"
                     ) from problem
                 value = None
-                self.abstained[name] = self.abstained.get(name, 0) + 1
-            values[name] = None if value is None else float(value)
+                self.failed[name] = self.failed.get(name, 0) + 1
+            values[name] = value
         return Score(values, total(values, self.weights))
 
     def score_label(self, label: Completion, sample: Sample, controls: Controls) -> Score:

@@ -35,11 +35,14 @@ class Tracker:
 
             self._board = SummaryWriter(str(out / "tensorboard"))
         if "wandb" in names:
+            import hashlib
+
             import wandb
 
-            self._wandb = wandb.init(
-                project="visurf", dir=str(out), name=out.name, config=dict(config), resume="allow", id=out.name
-            )
+            # The same folder goes on as the same run; two folders of one name are two runs.
+            run = f"{out.name}-{hashlib.blake2b(str(out.resolve()).encode(), digest_size=4).hexdigest()}"
+
+            self._wandb = wandb.init(project="visurf", dir=str(out), name=out.name, config=dict(config), resume="allow", id=run)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write one line of metrics."""

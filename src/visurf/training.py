@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import nn
 from visurf import checkpoint, evaluation, parallel
 from visurf.config import Config, ConfigError, LoraConfig, StageConfig, build, merge, nested, to_dict
 from visurf.data import DataSet, load_data
-from visurf.loop import Loop
+from visurf.loop import Loop, autocast
 from visurf.models import VisionLanguageModel, load_model, save_model
 from visurf.naming import load_object, look_up
 from visurf.paradigms import PARADIGMS, Paradigm
@@ -30,6 +32,8 @@ from visurf.tasks import TASKS, Part, RewardSettings, Task
 from visurf.tracking import Tracker
 from visurf.types import Group, Sample
 
+# What a stage may have of its own; everything else belongs to the run.
+STAGE_KEYS = ("advantage", "controls", "inner_steps", "objective", "optimizer", "reward", "rollout", "tokens_per_microbatch")
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -72,6 +76,9 @@ def stages(config: Config) -> list[Stage]:
         paradigm = look_up(item.paradigm, PARADIGMS, "paradigm")
         if paradigm.stages or item.steps <= 0:
             raise ConfigError(f"stages[{index}]: expected a paradigm of one stage and steps > 0, got {item}")
+        refused = [key for key in item.override if key.split(".")[0] not in STAGE_KEYS]
+        if refused:
+            raise ConfigError(f"stages[{index}].override: {refused[0]!r} holds for the whole run; a stage may set {STAGE_KEYS}")
         values = merge(to_dict(config), nested(item.override))
         own = build(Config, values | {"paradigm": item.paradigm, "stages": [], "steps": item.steps})
         found.append(Stage(paradigm, first, first + item.steps, own))
@@ -88,8 +95,12 @@ def make_scorer(config: Config, task: Task) -> Scorer:
     return Scorer(task, parts, dict(config.reward.weights), config.reward.on_error)
 
 
-def prepare_model(config: Config, source: str) -> tuple[VisionLanguageModel, nn.Module]:
-    """Load a model and decide what of it is trained; returns it and the network to optimise (with adapters, if any)."""
+def prepare_model(config: Config, source: str, weights: Path | None = None) -> tuple[VisionLanguageModel, nn.Module]:
+    """Load a model (its network from `weights`, if given) and decide what of it is trained.
+
+    Returns:
+        The model, and the network to optimise, with adapters if any.
+    """
     settings = config.model
     device = parallel.device()
     low = settings.dtype == "bfloat16" or (settings.dtype == "auto" and settings.lora.rank > 0 and device.type == "cuda")
@@ -99,6 +110,8 @@ def prepare_model(config: Config, source: str) -> tuple[VisionLanguageModel, nn.
         device=device,
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
+        weights=weights,
+        family=settings.family,
     )
     network: Any = model.network
     if settings.gradient_checkpointing:
@@ -138,7 +151,8 @@ def make_optimizer(config: Config, policy: Policy, batches: int) -> tuple[torch.
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
     steps = batches * config.inner_steps
-    schedule = get_scheduler(settings.schedule, optimizer, settings.warmup_steps, steps)
+    warm = settings.schedule == "constant" and settings.warmup_steps > 0
+    schedule = get_scheduler("constant_with_warmup" if warm else settings.schedule, optimizer, settings.warmup_steps, steps)
     return optimizer, schedule
 
 
@@ -172,8 +186,11 @@ class Run:
         self.rank, self.processes = parallel.start()
         self.config, self.report = config, report or (lambda event: None)
         self.task: Task = look_up(config.task.name, TASKS, "task")
-        self.scorer = make_scorer(config, self.task)
         self.stages = stages(config)
+        if config.rollout.top_p < 1:
+            warnings.warn(
+                "rollout.top_p below 1: log-probs are not those of the sampled distribution; ratios are biased", stacklevel=2
+            )
         self.out = Path(config.out)
         if config.prompts_per_step % self.processes:
             raise ConfigError(f"prompts_per_step {config.prompts_per_step} is no multiple of {self.processes} processes")
@@ -202,7 +219,7 @@ class Run:
             for index, stage in enumerate(self.stages):
                 if self.progress.step < stage.end:
                     model, network = self._stage(index, stage, tracker)
-            if self.progress.step == self.stages[-1].end and self.resumed and not self.last:
+            if not self.last:
                 model, network = self._load(len(self.stages) - 1, self.resumed)
             self._finish(model, network)
         finally:
@@ -217,7 +234,7 @@ class Run:
         if resumed is None:
             return prepare_model(stage.config, source)
         if not stage.config.model.lora.rank:
-            return prepare_model(stage.config, str(resumed / "model"))
+            return prepare_model(stage.config, source, resumed / "model")
         model, network = prepare_model(stage.config, source)
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
@@ -237,24 +254,28 @@ class Run:
             optimizer.load_state_dict(self.state["optimizer"])
             schedule.load_state_dict(self.state["schedule"])
             checkpoint.restore_random(self.state["random"])
-        loop = Loop(config, stage.paradigm, model, policy, self.scorer, self._reference(index, stage, model))
+        scorer = make_scorer(config, self.task)
+        loop = Loop(config, stage.paradigm, model, policy, scorer, self._reference(index, stage, model))
         began = time.monotonic() - self.progress.seconds
         for number in range(self.progress.step, stage.end):
             try:
                 metrics = loop.step(self._samples(number), number, optimizer, schedule)
             except (Exception, KeyboardInterrupt):
-                # Rewards come before the update, so the last step's state is whole: keep it.
-                self._save(network, optimizer, schedule, tracker)
+                # Rewards come before the update; unless it began, the last step's state is whole: keep it.
+                if not loop.updating and self.progress.step > 0:
+                    self._save(network, optimizer, schedule, tracker)
                 raise
             metrics["train/lr"] = float(schedule.get_last_lr()[0])
             self.progress.step, self.progress.stage = number + 1, index
             self.progress.seconds = time.monotonic() - began
             self._after_step(stage, loop, metrics, tracker)
             every = config.checkpoint.every
+            if self.progress.step == stage.end and index + 1 < len(self.stages):
+                # Before the checkpoint that says this stage is over: the next one starts from here.
+                self._export(model, network, self.out / "stages" / str(index + 1))
             if (every and self.progress.step % every == 0) or self.progress.step == stage.end:
                 self._save(network, optimizer, schedule, tracker)
-        if index + 1 < len(self.stages):
-            self._export(model, network, self.out / "stages" / str(index + 1))
+                parallel.barrier()
         return model, network
 
     def _samples(self, number: int) -> list[Sample]:
@@ -264,8 +285,8 @@ class Run:
         return [self.train_data.samples[i] for i in order[self.rank :: self.processes]]
 
     def _reference(self, index: int, stage: Stage, model: VisionLanguageModel) -> Policy | None:
-        """The model at the stage's start, for the KL term: never silently the base."""
-        if not stage.config.objective.kl:
+        """The model at the stage's start, for the KL term; with adapters that is the network without them."""
+        if not stage.config.objective.kl or stage.config.model.lora.rank:
             return None
         source = self.config.model.path if index == 0 else str(self.out / "stages" / str(index))
         frozen = load_model(
@@ -274,6 +295,7 @@ class Run:
             device=model.device,
             min_pixels=stage.config.model.min_pixels,
             max_pixels=stage.config.model.max_pixels,
+            family=stage.config.model.family,
         )
         frozen.network.requires_grad_(False)
         return Policy(frozen.network, temperature=stage.config.rollout.temperature, banned=model.banned_ids).to(model.device)
@@ -282,11 +304,11 @@ class Run:
         step, settings = self.progress.step, stage.config.evaluation
         due = settings.every and (step % settings.every == 0 or step == self.stages[-1].end)
         if due and self.validation.samples:
-            chosen = self.validation.samples[: settings.limit][self.rank :: self.processes]
+            chosen = self.validation.samples[: settings.limit or None][self.rank :: self.processes]
             self.scores = self.evaluate(loop, chosen)
             metrics |= {f"validation/{name}": value for name, value in self.scores.items()}
-            score = self.scores.get(settings.metric)
-            if score is not None and (self.progress.best is None or score > self.progress.best):
+            score = self.scores.get(settings.metric or self.task.headline, math.nan)
+            if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
                 self.progress.best, self.progress.best_step = score, step
         self.last = metrics
         if tracker is not None:
@@ -297,8 +319,8 @@ class Run:
     def evaluate(self, loop: Loop, samples: Sequence[Sample]) -> dict[str, float]:
         """Greedy evaluation of the current policy; every process answers its share, all get the same numbers."""
         sampling = Sampling(self.config.rollout.max_tokens, token_budget=self.config.rollout.token_budget)
-        with loop.autocast():
-            found = list(evaluation.records(loop.model, loop.policy, samples, self.scorer, self.config.task.prompt, sampling))
+        with autocast(self.config, loop.model.device):
+            found = list(evaluation.records(loop.model, loop.policy, samples, loop.scorer, self.config.task.prompt, sampling))
         return evaluation.summarise(self.task, parallel.gather(list[Mapping[str, Any]](found)))
 
     def _save(self, network: Any, optimizer: torch.optim.Optimizer, schedule: Any, tracker: Tracker | None) -> None:
@@ -310,11 +332,12 @@ class Run:
                 "random": checkpoint.random_states(),
             }
             checkpoint.save(self.out, self.progress, network, state, self.config.checkpoint.keep)
-        parallel.barrier()
 
     def _export(self, model: VisionLanguageModel, network: Any, folder: Path) -> None:
-        """Write the whole model, adapters merged into a copy, in the hub's layout."""
+        """Write the whole model, adapters merged into a copy, in the hub's layout; appears under its name when complete."""
+        final, folder = folder, folder.with_name(f".partial-{folder.name}")
         if self.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
             if hasattr(network, "merge_and_unload"):
                 network.merge_adapter()
                 whole = load_model(model.source, dtype=next(model.network.parameters()).dtype).network
@@ -328,6 +351,8 @@ class Run:
                 save_model(model, whole, folder)
             else:
                 save_model(model, network, folder)
+            shutil.rmtree(final, ignore_errors=True)
+            folder.replace(final)
         parallel.barrier()
 
     def _finish(self, model: VisionLanguageModel, network: Any) -> None:
@@ -393,16 +418,18 @@ def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, i
     if config.threads:
         torch.set_num_threads(config.threads)
     task = look_up(config.task.name, TASKS, "task")
-    samples = load_data(config.data.validation, config.data, task).samples
-    samples = samples[: config.evaluation.limit or None]
+    data = load_data(config.data.validation, config.data, task)
+    if data.skipped:
+        warnings.warn(f"{len(data.skipped)} bad rows skipped, the first: {data.skipped[0][1]}", stacklevel=2)
+    samples = data.samples[: config.evaluation.limit or None]
     frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
     model, network = prepare_model(frozen, config.model.path)
     policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
     sampling = Sampling(config.rollout.max_tokens, token_budget=config.rollout.token_budget)
-    stream: Iterator[evaluation.Record] = evaluation.records(
-        model, policy, samples, make_scorer(config, task), config.task.prompt, sampling
-    )
-    found = evaluation.collect(stream, len(samples), progress)
+    scorer = make_scorer(config, task)
+    with autocast(config, model.device):
+        answers = evaluation.records(model, policy, samples, scorer, config.task.prompt, sampling)
+        found = evaluation.collect(answers, len(samples), progress)
     summary = evaluation.summarise(task, found)
     if out is not None:
         evaluation.write_records(out / "records.jsonl", found)

@@ -139,8 +139,17 @@ class VisionLanguageModel:
         return Prompt(sample, tuple(ids), positions, int(positions.max()) + 1, encoded.tensors, frame)
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
-        """Token ids of a completion, ended by the end-of-turn token."""
-        return (*self.tokenizer(text, add_special_tokens=False).input_ids, self.end_of_turn)
+        """Token ids of a completion, ended by the end-of-turn token.
+
+        Raises:
+            DataError: The text holds a token that a policy can never sample.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        reserved = set(ids) & {*self.banned_ids, *self.eos_ids}
+        if reserved:
+            tokens = self.tokenizer.convert_ids_to_tokens(sorted(reserved))
+            raise DataError(f"a label or response holds the reserved token {tokens[0]!r}; remove it: {text[:200]!r}")
+        return (*ids, self.end_of_turn)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a completion without its end-of-turn token; other special tokens stay visible."""

@@ -11,6 +11,7 @@ import torch
 from visurf import attention
 from visurf.models.family import Family, VisionLanguageModel
 from visurf.models.qwen import QWEN2_5_VL, QWEN2_VL
+from visurf.naming import look_up
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (QWEN2_VL, QWEN2_5_VL)}
 MINI = "mini"
@@ -45,6 +46,8 @@ def load_model(
     device: torch.device | str = "cpu",
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    weights: Path | None = None,
+    family: str = "",
 ) -> VisionLanguageModel:
     """Load a checkpoint from a local folder or by hub name.
 
@@ -54,6 +57,8 @@ def load_model(
         device: Where to put them.
         min_pixels: Overrides the image processor's lower pixel limit.
         max_pixels: Overrides the image processor's upper pixel limit.
+        weights: A folder to take the network from instead (a training checkpoint); tokenizer and processor stay the source's.
+        family: A family's name or ``pkg.module:NAME``; empty to go by the checkpoint's `model_type`.
 
     Raises:
         ValueError: The architecture has no family here.
@@ -63,15 +68,15 @@ def load_model(
 
     folder = resolve(source)
     config = AutoConfig.from_pretrained(folder)
-    family = family_of(config.model_type)
+    chosen = look_up(family, FAMILIES, "model family") if family else family_of(config.model_type)
     name = attention.register()
     implementation: Any = {"": name, "text_config": name, "vision_config": "sdpa"}
-    network: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation=implementation)
+    network: Any = AutoModelForImageTextToText.from_pretrained(weights or folder, dtype=dtype, attn_implementation=implementation)
     network.to(device)
     network.eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    processor = family.load_image_processor(folder, min_pixels, max_pixels)
-    return VisionLanguageModel(network, tokenizer, processor, family, str(source))
+    processor = chosen.load_image_processor(folder, min_pixels, max_pixels)
+    return VisionLanguageModel(network, tokenizer, processor, chosen, str(source))
 
 
 def save_model(model: VisionLanguageModel, network: Any, folder: Path) -> None:

@@ -133,5 +133,6 @@ REFERRING = Task(
     parts=parts,
     judge=judge,
     metrics=metrics,
+    headline="giou",
     prepare_question={"published": lower_without_stop, "explicit": lower_without_stop},
 )

@@ -51,6 +51,7 @@ class Task:
         parts: Settings -> the reward's named parts, each with weight 1.
         judge: (sample, answer or None) -> per-sample measures that `metrics` averages.
         metrics: Records -> named metrics, fractions.
+        headline: The metric by which checkpoints are compared.
         prepare_question: What is done to a question before it goes into a template, by template name.
     """
 
@@ -63,6 +64,7 @@ class Task:
     parts: Callable[[RewardSettings], dict[str, Part]]
     judge: Callable[[Sample, Answer | None], dict[str, float | None]]
     metrics: Callable[[Sequence[Record]], dict[str, float]]
+    headline: str = "accuracy"
     prepare_question: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
 
     def prompt(self, sample: Sample, template: str = "") -> str:
