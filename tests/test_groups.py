@@ -121,6 +121,15 @@ def test_comparing_accuracy_smooths_where_totals_differ():
     assert of_label(by_accuracy) == 0.0
 
 
+@pytest.mark.parametrize("rewards", [(0.1, 0.7, 0.3), (1.1, 2.3, 5.7, 0.9), (6.3, 6.1, 4.9, 5.3, 2.2)])
+def test_a_smoothed_label_gets_exactly_zero_whatever_the_rounding(rewards):
+    members = tuple(Completion("", (), None, None, source=s) for s in ["policy"] * len(rewards) + ["label"])
+    group = Group(PRESENT, members, (), (*rewards, sum(rewards) / len(rewards)), smoothed=True)
+    (done,) = with_advantages([group], VISURF, eps=0.0)
+    assert done.advantages[-1] == 0.0
+    assert 0.0 not in done.advantages[:-1]
+
+
 def test_a_response_with_reasoning_is_paid_like_any_completion():
     sample = Sample("own", IMAGES, "the cup", PRESENT.target, response=RIGHT)
     group = form(sample, [SHIFTED])

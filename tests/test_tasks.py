@@ -57,6 +57,19 @@ def test_a_referring_label_reads_back_as_the_target_rounded_to_the_frame(scene):
     assert task.label_text(parsed, frame, True) == text, "rendering the parsed label again gives the same text"
 
 
+def test_labels_are_written_as_the_policy_writes():
+    frame = Frame((1000.0, 1000.0), (100, 200))
+    two = Objects(((10.0, 20.0, 30.0, 40.0), (0.0, 0.0, 100.0, 200.0)), ((20.0, 30.0), (1.0, 2.0)))
+    text = TASKS["referring"].label_text(two, frame, True)
+    assert text == (
+        '<answer>[{"bbox_2d": [100,100,300,200], "point_2d": [200,150]}, '
+        '{"bbox_2d": [0,0,1000,1000], "point_2d": [10,10]}]</answer>'
+    )
+    assert TASKS["referring"].label_text(Objects(), frame, True) == "<answer>[]</answer>"
+    points = TASKS["pointing"].label_text(Points(((20.0, 30.0), (1.0, 2.0))), frame, True)
+    assert points == '<answer>[{"point_2d": [200,150]}, {"point_2d": [10,10]}]</answer>'
+
+
 @settings(max_examples=200)
 @given(scenes())
 @pytest.mark.parametrize("variant", ["sound", "published"])
