@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visurf.advantages import group_advantages, is_flat, spread
+from visurf.advantages import group_advantages, is_flat, normalise_then_sum, split_advantages, spread
 from visurf.control import smooth
 
 REWARDS = st.lists(st.floats(-10, 10, allow_nan=False).map(lambda v: round(v, 3)), min_size=1, max_size=12)
@@ -97,3 +97,30 @@ def test_spread_by_hand():
     assert spread([1.0, 3.0]) == pytest.approx(math.sqrt(2))
     assert spread([1.0, 3.0], ddof=0) == 1.0
     assert spread([1.0]) == 0.0
+
+
+def test_a_group_of_one_may_keep_its_reward():
+    assert group_advantages([3.0], eps=0.5, single="reward") == (2.0,)
+    assert group_advantages([3.0], single="zero") == (0.0,)
+    assert group_advantages([3.0, 3.0], single="reward") == (0.0, 0.0)
+
+
+def test_parts_are_normalised_before_they_are_summed():
+    """A part with a hundredth of the other's spread counts as much; an abstaining row is in no mean."""
+    parts = [[0.0, 0.01], [1.0, 0.0], [None, None], [0.0, 0.0], [1.0, 0.01], [5.0, None]]
+    found = normalise_then_sum(parts, [1.0, 1.0], 3, eps=0.0)
+    assert found[2] == 0.0
+    assert found[0] == pytest.approx(found[1])
+    assert sum(found) == pytest.approx(0.0, abs=1e-9)
+    assert spread([f for i, f in enumerate(found) if i != 2]) == pytest.approx(1.0)
+    assert normalise_then_sum([[None]], [1.0], 1) == [0.0]
+
+
+def test_a_mixed_group_is_measured_against_its_own_members():
+    found = split_advantages([0.0, 2.0, 5.0], [True, True, False], eps=0.0)
+    assert found == pytest.approx([-math.sqrt(0.5), math.sqrt(0.5), 4 / math.sqrt(2)])
+    assert split_advantages([0.0, 2.0, 5.0], [True, True, False], scale="none") == (-1.0, 1.0, 4.0)
+    assert split_advantages([1.0, 1.0, 3.0], [True, True, False], eps=0.0) == (0.0, 0.0, 2.0)
+    assert split_advantages([4.0, 1.0], [True, False], eps=0.0) == (4.0, 1.0)
+    with pytest.raises(ValueError, match="on-policy"):
+        split_advantages([1.0], [False])

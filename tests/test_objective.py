@@ -7,7 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visurf.objective import Objective, kl_estimate, segment_mean, token_terms, token_weights, weighted_loss
+from visurf.objective import (
+    Objective,
+    kl_estimate,
+    log_ratio,
+    segment_mean,
+    surrogate_loss,
+    token_terms,
+    token_weights,
+    weighted_loss,
+)
 
 D = torch.float64
 
@@ -80,6 +89,43 @@ def test_a_ratio_per_sequence_is_the_exponential_of_the_mean_log_ratio():
     assert gradient.tolist() == pytest.approx([-math.exp(0.2), -math.exp(0.2), math.exp(-0.4)])
     with pytest.raises(ValueError, match="member"):
         token_terms(new, old, old, Objective(ratio="sequence"))
+
+
+def test_cispo_bounds_the_weight_and_keeps_every_gradient():
+    new = tensor(math.log(0.6), math.log(0.1)).requires_grad_()
+    settings = Objective(surrogate="cispo", clip_high=1.0)
+    terms = token_terms(new, tensor(math.log(0.2), math.log(0.2)), tensor(2.0, -1.0), settings)
+    assert terms.loss.detach().tolist() == pytest.approx([-2 * 2 * math.log(0.6), 0.5 * math.log(0.1)])
+    assert torch.autograd.grad(terms.loss.sum(), new)[0].tolist() == pytest.approx([-4.0, 0.5])
+    with pytest.raises(ValueError, match="log-probs"):
+        surrogate_loss(tensor(1.0), tensor(1.0), settings)
+
+
+def test_the_free_surrogate_never_clips():
+    new = tensor(math.log(3.0)).requires_grad_()
+    terms = token_terms(new, tensor(0.0), tensor(2.0), Objective(surrogate="free"))
+    assert float(terms.loss.detach()) == pytest.approx(-6.0)
+    assert float(torch.autograd.grad(terms.loss.sum(), new)[0]) == pytest.approx(-6.0)
+
+
+def test_the_corrected_estimate_is_the_divergence_of_the_current_policy():
+    """Tokens come from an older policy; weighing by the ratio gives value and gradient of the current policy's divergence."""
+    old, reference = tensor(0.5, 0.3, 0.2), tensor(0.2, 0.5, 0.3)
+    logits = tensor(0.5, -0.2, -1.0).requires_grad_()
+    new = torch.log_softmax(logits, 0)
+    estimate = (old * kl_estimate(new, reference.log(), ratio=log_ratio(new, old.log()).exp())).sum()
+    exact = (new.exp() * (new - reference.log())).sum()
+    assert float(estimate.detach()) == pytest.approx(float(exact.detach()))
+    slopes = [torch.autograd.grad(v, logits, retain_graph=True)[0] for v in (estimate, exact)]
+    torch.testing.assert_close(slopes[0], slopes[1])
+    with pytest.raises(ValueError, match="k4"):
+        kl_estimate(new, new, "k4")
+
+
+def test_the_divergence_is_reported_even_where_the_ratio_vanishes():
+    terms = token_terms(torch.tensor([-200.0]), torch.tensor([0.0]), torch.tensor([1.0]), Objective())
+    assert float(terms.ratio) == 0.0
+    assert float(terms.kl) == 200.0
 
 
 def test_segment_mean_leaves_empty_sequences_out():

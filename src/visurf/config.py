@@ -127,6 +127,7 @@ class ObjectiveConfig:
     ratio: Literal["token", "sequence"] = "token"
     average: Literal["token", "sequence"] = "token"
     ratio_cap: float | None = None
+    surrogate: Literal["clip", "cispo", "free"] = "clip"
     kl: float = 0.0
     kl_on_label: bool = False
 
