@@ -148,6 +148,8 @@ class ObjectiveConfig:
         ratio: One ratio a token, or one a sequence: exp of the mean log-ratio (GSPO, arXiv 2507.18071).
         average: `token`: every token of the optimiser step weighs the same. `sequence`: every sequence does (Eq. 8).
         ratio_cap: Upper bound of the unclipped branch (two-sided clipping), or none.
+        surrogate: `clip`: Eq. 8. `cispo`: the ratio, bounded by 1 + clip_high and without gradient, weighs A log p, so that
+            no token loses its gradient (MiniMax-M1, arXiv 2506.13585). `free`: ratio x A without clipping.
         kl: Coefficient of the KL term to the model at the stage's start; 0 needs no reference.
         kl_kind: Its estimate; `k3_clamped` is verl's low_var_kl.
         kl_on_label: Let the KL term cover label tokens too, which the policy did not sample.
@@ -158,6 +160,7 @@ class ObjectiveConfig:
     ratio: Literal["token", "sequence"] = "token"
     average: Literal["token", "sequence"] = "token"
     ratio_cap: float | None = None
+    surrogate: Literal["clip", "cispo", "free"] = "clip"
     kl: float = 0.0
     kl_kind: Literal["k1", "abs", "mse", "k3", "k3_clamped"] = "k3"
     kl_on_label: bool = False

@@ -53,12 +53,16 @@ class Frame:
         >>> Frame((1000, 1000), (10000, 10000)).encode_box((5001.0, 20.0, 5003.0, 25.0))
         (500, 2, 501, 3)
         """
-        x1, y1 = self.encode_point(box[:2])
-        x2, y2 = self.encode_point(box[2:])
-        (x1, x2), (y1, y2) = (
-            (low, high) if high > low else ((low, low + 1) if low + 1 <= math.floor(extent) else (low - 1, low))
-            for low, high, extent in zip((x1, y1), (x2, y2), self.extent, strict=True)
-        )
+        first, second = self.encode_point(box[:2]), self.encode_point(box[2:])
+        sides = []
+        for axis, (low, high) in enumerate(zip(first, second, strict=True)):
+            if low == high:
+                # Widen towards the side that the box lies on, so that no border moves by more than one unit.
+                middle = (box[axis] + box[axis + 2]) / 2 / self.image_size[axis] * self.extent[axis]
+                above = low + 1 <= math.floor(self.extent[axis]) and (middle >= low or low == 0)
+                low, high = (low, low + 1) if above else (low - 1, low)
+            sides.append((low, high))
+        (x1, x2), (y1, y2) = sides
         return x1, y1, x2, y2
 
     def decode_point(self, point: Sequence[float]) -> Point:

@@ -118,7 +118,7 @@ class Loop:
         for prompt in prompts:
             label = label_completion(self.scorer.task, prompt.sample, prompt.frame, self.config.controls)
             label = self.scorer.read(label, prompt.sample, prompt.frame)
-            found.append(replace(label, token_ids=self.model.encode_completion(label.text)))
+            found.append(replace(label, token_ids=self.model.encode_completion(label.text, f"label of {prompt.sample.id}")))
         return found
 
     def batch(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> Batch:

@@ -17,6 +17,7 @@ from torch import Tensor
 from visurf.config import ObjectiveConfig as Objective
 
 KL = Literal["k1", "abs", "mse", "k3", "k3_clamped"]
+Surrogate = Literal["clip", "cispo", "free"]
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,78 @@ def segment_mean(values: Tensor, member: Tensor, members: int) -> Tensor:
     return (sums / counts)[member]
 
 
-def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KL = "k3") -> Tensor:
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KL = "k3", ratio: Tensor | None = None) -> Tensor:
     """Per-token estimate of KL(policy || reference) from sampled tokens; same shape as its inputs.
+
+    Args:
+        logprobs: Of the current policy, with gradient.
+        ref_logprobs: Of the reference.
+        kind: Which estimate.
+        ratio: exp of `log_ratio`; corrects the bias of tokens that an older policy sampled (DeepSeek-V3.2, arXiv 2512.02556).
 
     Source: Schulman, "Approximating KL divergence", 2020; `k3_clamped` is verl's low_var_kl, within [-10, 10].
     """
     difference = logprobs - ref_logprobs
     match kind:
         case "k1":
-            return difference
+            estimate = difference
         case "abs":
-            return difference.abs()
+            estimate = difference.abs()
         case "mse":
-            return 0.5 * difference.square()
+            estimate = 0.5 * difference.square()
         case "k3":
-            return torch.exp(-difference) + difference - 1
+            estimate = torch.exp(-difference) + difference - 1
         case "k3_clamped":
-            return torch.clamp(torch.exp(-difference) + difference - 1, min=-10, max=10)
+            estimate = torch.clamp(torch.exp(-difference) + difference - 1, min=-10, max=10)
+        case _:
+            raise ValueError(f"unknown KL estimate {kind!r}")
+    return estimate if ratio is None else estimate * ratio
+
+
+def log_ratio(
+    logprobs: Tensor,
+    old_logprobs: Tensor | None,
+    kind: Literal["token", "sequence"] = "token",
+    *,
+    member: Tensor | None = None,
+    members: int = 0,
+) -> Tensor:
+    """The log-ratio of every token, log p - log p_old, or its mean over the token's sequence; (K,) with gradient.
+
+    Arguments as in `token_terms`.
+    """
+    difference = logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs)
+    if kind == "token":
+        return difference
+    if member is None:
+        raise ValueError('ratio="sequence" needs `member`, the sequence of each token')
+    return segment_mean(difference, member, members)
+
+
+def surrogate_loss(ratio: Tensor, advantages: Tensor, settings: Objective, logprobs: Tensor | None = None) -> Tensor:
+    """The loss of every token given its ratio, (K,): -min(ratio A, clip(ratio) A) (Eq. 8), or what `surrogate` names.
+
+    Args:
+        ratio: (K,) with gradient.
+        advantages: (K,).
+        settings: Clip range and surrogate.
+        logprobs: (K,) with gradient; needed for `cispo` only.
+    """
+    if settings.surrogate == "cispo":
+        if logprobs is None:
+            raise ValueError('surrogate="cispo" needs the log-probs')
+        return -torch.clamp(ratio.detach(), max=1 + settings.clip_high) * advantages * logprobs
+    free = ratio if settings.ratio_cap is None else torch.clamp(ratio, max=settings.ratio_cap)
+    if settings.surrogate == "free":
+        return -free * advantages
+    bounded = torch.clamp(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
+    return -torch.minimum(free * advantages, bounded * advantages)
+
+
+def is_clipped(ratio: Tensor, advantages: Tensor, settings: Objective) -> tuple[Tensor, Tensor]:
+    """Which tokens the clip holds: below with a negative advantage, above with a positive one; two boolean (K,)."""
+    below = (ratio < 1 - settings.clip_low) & (advantages < 0)
+    return below, (ratio > 1 + settings.clip_high) & (advantages > 0)
 
 
 def token_terms(
@@ -81,19 +137,11 @@ def token_terms(
         member: (K,) index of each token's sequence; needed for sequence ratios only.
         members: Number of sequences.
     """
-    log_ratio = logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs)
-    if settings.ratio == "sequence":
-        if member is None:
-            raise ValueError('ratio="sequence" needs `member`, the sequence of each token')
-        log_ratio = segment_mean(log_ratio, member, members)
-    ratio = torch.exp(log_ratio)
-    bounded = torch.clamp(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
-    free = ratio if settings.ratio_cap is None else torch.clamp(ratio, max=settings.ratio_cap)
-    loss = -torch.minimum(free * advantages, bounded * advantages)
-    with torch.no_grad():
-        below = (ratio < 1 - settings.clip_low) & (advantages < 0)
-        clipped = below | ((ratio > 1 + settings.clip_high) & (advantages > 0))
-    return TokenTerms(loss, ratio.detach(), clipped, -log_ratio.detach())
+    difference = log_ratio(logprobs, old_logprobs, settings.ratio, member=member, members=members)
+    ratio = torch.exp(difference)
+    loss = surrogate_loss(ratio, advantages, settings, logprobs)
+    below, above = is_clipped(ratio.detach(), advantages, settings)
+    return TokenTerms(loss, ratio.detach(), below | above, -difference.detach())
 
 
 def weighted_loss(terms: TokenTerms, weights: Tensor, kl: Tensor | None = None, *, kl_coefficient: float = 0.0) -> Tensor:

@@ -138,17 +138,21 @@ class VisionLanguageModel:
         frame = Frame(encoded.extents[0], sizes[0]) if sizes else Frame((1000.0, 1000.0), (1000, 1000))
         return Prompt(sample, tuple(ids), positions, int(positions.max()) + 1, encoded.tensors, frame)
 
-    def encode_completion(self, text: str) -> tuple[int, ...]:
+    def encode_completion(self, text: str, where: str = "completion") -> tuple[int, ...]:
         """Token ids of a completion, ended by the end-of-turn token.
 
+        Args:
+            text: Without its end.
+            where: Where it comes from, for the message.
+
         Raises:
-            DataError: The text holds a token that a policy can never sample.
+            DataError: The text holds a token that the policy cannot write, whose log-prob would be minus infinity.
         """
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        reserved = set(ids) & {*self.banned_ids, *self.eos_ids}
+        reserved = sorted(set(ids) & {*self.banned_ids, *self.eos_ids})
         if reserved:
-            tokens = self.tokenizer.convert_ids_to_tokens(sorted(reserved))
-            raise DataError(f"a label or response holds the reserved token {tokens[0]!r}; remove it: {text[:200]!r}")
+            names = self.tokenizer.convert_ids_to_tokens(reserved)
+            raise DataError(f"{where}: the text holds the reserved token {names[0]!r}; remove it from {text[:200]!r}")
         return (*ids, self.end_of_turn)
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -1,0 +1,106 @@
+"""Prompts, completions and frames of a loaded model, and writing it back."""
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from tiny import MIN_PIXELS, make_prompt, make_tokens, picture
+from visurf.models import FAMILIES, load_model, save_model
+from visurf.models.loading import family_of
+from visurf.types import DataError, Objects, Sample
+
+KINDS = ("qwen2_5_vl", "qwen2_vl")
+
+
+def sample_of(*images, question="find the red circle"):
+    return Sample("s1", tuple(images), question, Objects())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_every_image_has_a_placeholder_for_each_of_its_features(random_models, kind, images):
+    model, _ = random_models[kind]
+    prompt = make_prompt(model, 3, images, 2)
+    count = prompt.token_ids.count(model.image_id)
+    if not images:
+        assert (count, dict(prompt.tensors)) == (0, {})
+        return
+    grids = prompt.tensors["image_grid_thw"]
+    assert len(grids) == images
+    assert count == int(grids.prod(-1).sum()) // 4
+    assert prompt.position_ids.shape == (3, len(prompt.token_ids))
+    assert prompt.next_position == int(prompt.position_ids.max()) + 1
+
+
+def test_frames_are_those_of_the_families(random_models):
+    """Pixels of the resized image for Qwen2.5-VL, thousandths for Qwen2-VL; the original size is the sample's."""
+    image = picture(0, 50, 30)
+    pixels = random_models["qwen2_5_vl"][0].encode_prompt(sample_of(image), "x").frame
+    thousandths = random_models["qwen2_vl"][0].encode_prompt(sample_of(image), "x").frame
+    assert pixels.extent == (48.0, 32.0)
+    assert thousandths.extent == (1000.0, 1000.0)
+    assert pixels.image_size == thousandths.image_size == (50, 30)
+
+
+def test_completions_come_back_as_they_were(mini):
+    text = '<think>red circle row 2 column 3</think><answer>[{"bbox_2d": [10,20,30,40], "point_2d": [20,30]}]</answer>'
+    ids = mini.encode_completion(text)
+    assert ids[-1] == mini.end_of_turn
+    assert mini.decode(ids) == text
+    assert mini.decode(ids[:-1]) == text, "a truncated completion has no end to leave out"
+    assert mini.decode(()) == ""
+
+
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|im_start|>", "<|video_pad|>"])
+def test_reserved_tokens_in_a_question_are_refused(random_models, token):
+    model, _ = random_models["qwen2_5_vl"]
+    with pytest.raises(DataError, match="s1"):
+        model.encode_prompt(sample_of(picture(0)), f"find {token}")
+
+
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|im_end|>"])
+def test_reserved_tokens_in_a_label_are_refused(random_models, token):
+    model, _ = random_models["qwen2_5_vl"]
+    with pytest.raises(DataError, match="label of s1"):
+        model.encode_completion(f"<answer>{token}</answer>", "label of s1")
+
+
+def test_a_chat_template_without_the_image_is_an_error(tiny):
+    tiny.tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}{% endfor %}"
+    with pytest.raises(DataError, match="chat template"):
+        tiny.encode_prompt(sample_of(picture(0)), "x")
+
+
+def test_what_may_not_be_sampled(random_models):
+    for model, _ in random_models.values():
+        names = set(model.tokenizer.convert_ids_to_tokens(list(model.banned_ids)))
+        assert names >= {"<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|im_start|>"}
+        assert model.end_of_turn in model.eos_ids
+        assert not set(model.eos_ids) & set(model.banned_ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_loads_everywhere_and_is_the_same(random_models, kind, tmp_path):
+    model, _ = random_models[kind]
+    save_model(model, model.network, tmp_path)
+    again = load_model(tmp_path, min_pixels=MIN_PIXELS)
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == model.tokenizer.get_vocab()
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value), name
+        assert torch.equal(plain.state_dict()[name], value), name
+    assert make_prompt(again).token_ids == make_prompt(model).token_ids
+    assert again.decode(make_tokens(again, 5)) == model.decode(make_tokens(model, 5))
+    assert again.family is FAMILIES[kind]
+
+
+def test_an_unknown_architecture_is_told_what_a_family_needs():
+    with pytest.raises(ValueError, match=r"'llama'.*qwen2_5_vl.*coordinates"):
+        family_of("llama")
+
+
+def test_merging_keeps_prompts_in_order_and_skips_text():
+    merge = FAMILIES["qwen2_5_vl"].merge_tensors
+    parts = [{"pixel_values": torch.full((1, 2), float(i))} for i in (1, 2)]
+    assert merge([parts[0], {}, parts[1]])["pixel_values"][:, 0].tolist() == [1.0, 2.0]
+    assert merge([{}, {}]) == {}
