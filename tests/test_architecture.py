@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "advantages": (),
     "paradigms": (),
     "control": ("types",),
-    # The tags of an answer are shared with the rewards; the file stands alone.
-    "parsing": ("types", "geometry", "rewards.tags"),
+    "tags": ("types",),
+    "parsing": ("types", "geometry", "tags"),
     "metrics": ("types", "geometry", "parsing", "metrics"),
     "rewards": ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards"),
     "tasks": ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks"),

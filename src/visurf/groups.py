@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from visurf.advantages import Scale, group_advantages, is_flat
+from visurf.advantages import Scale, group_advantages, is_flat, spread
 from visurf.control import Controls, smooth
 from visurf.paradigms import Paradigm
 from visurf.scoring import Scorer
@@ -56,10 +56,13 @@ def with_advantages(
 ) -> list[Group]:
     """Give every member its coefficient: its group advantage (Eq. 6 and 7), or 1 where the paradigm says so.
 
-    A smoothed label gets exactly 0, a flat group all zeros. `batch_std` is needed for ``scale="batch"``.
+    A smoothed label gets exactly 0, a flat group all zeros. `batch_std` defaults to that of the
+    rewards given here; several processes bring that of all.
     """
     if paradigm.coefficient == "one":
         return [dataclasses.replace(g, advantages=(1.0,) * len(g.completions)) for g in groups]
+    if scale == "batch" and batch_std is None:
+        batch_std = spread([r for g in groups for r in g.rewards], ddof)
     done = []
     for group in groups:
         advantages = group_advantages(group.rewards, ddof=ddof, eps=eps, scale=scale, batch_std=batch_std)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from visurf.geometry import Frame
-from visurf.rewards.tags import first_answer, load_json
+from visurf.tags import first_answer, load_json
 from visurf.types import Box, Choice, DataError, Number, Objects, ParseError, Point, Points, Text
 
 # Longer answers are no answers: 120 objects need less than 20,000 characters.

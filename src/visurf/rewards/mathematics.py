@@ -7,7 +7,7 @@ stage of Visual-RFT and VLM-R1 by math-verify 0.9.0. Both need the extra ``gradi
 from __future__ import annotations
 
 from visurf.rewards import grading
-from visurf.rewards.tags import single_line_answer, think_answer_format
+from visurf.tags import single_line_answer, think_answer_format
 
 BOXED_WRONG = 0.1
 _BOXED = r"\boxed{"

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from visurf.geometry import convention_iou
-from visurf.rewards.tags import is_number, load_json, think_answer_format
+from visurf.tags import is_number, load_json, think_answer_format
 from visurf.types import Box, DataError, Point
 
 IOU_ABOVE = 0.5

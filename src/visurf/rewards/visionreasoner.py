@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from visurf.geometry import pairwise_iou
 from visurf.rewards import Variant
-from visurf.rewards.tags import first_answer, is_number, load_json, think_answer_format
+from visurf.tags import first_answer, is_number, load_json, think_answer_format
 from visurf.types import Box, DataError, Point
 
 MAX_OBJECTS = 120

@@ -11,7 +11,7 @@ import re
 
 from visurf.geometry import generalised_iou
 from visurf.rewards import Variant
-from visurf.rewards.tags import first_answer, single_line_answer, think_answer_format
+from visurf.tags import first_answer, single_line_answer, think_answer_format
 from visurf.types import Box, DataError
 
 _CORNER = r"\(\s*+(\d++)\s*+,\s*+(\d++)\s*+\)"

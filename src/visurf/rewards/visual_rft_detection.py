@@ -11,7 +11,7 @@ from typing import Any
 
 from visurf.geometry import convention_iou
 from visurf.rewards import Variant
-from visurf.rewards.tags import first_answer, is_number, load_json, single_line_answer, think_answer_format
+from visurf.tags import first_answer, is_number, load_json, single_line_answer, think_answer_format
 from visurf.types import Box, DataError
 
 IOU_ABOVE = 0.5

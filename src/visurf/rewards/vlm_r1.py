@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from visurf.geometry import convention_iou
-from visurf.rewards.tags import first_answer, is_number, last_answer, load_json
+from visurf.tags import first_answer, is_number, last_answer, load_json
 from visurf.types import Box, DataError, Size
 
 Family = Literal["qwen", "internvl", "glm"]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visurf.geometry import convention_iou
-from visurf.rewards.tags import first_answer, is_number, last_answer, load_json
 from visurf.rewards.vlm_r1_text import clean_text, fenced_json
+from visurf.tags import first_answer, is_number, last_answer, load_json
 from visurf.types import DataError
 
 MATCH_IOU = 0.5

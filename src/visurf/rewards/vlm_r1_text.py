@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from visurf.rewards import grading
-from visurf.rewards.tags import first_answer, last_answer, load_json, single_line_answer, think_answer_format
+from visurf.tags import first_answer, last_answer, load_json, single_line_answer, think_answer_format
 from visurf.types import DataError
 
 LENGTH_PERIOD = 1024
