@@ -29,9 +29,9 @@ MAY_IMPORT = {
     "tags": ("types",),
     "parsing": ("types", "geometry", "tags"),
     "metrics": ("types", "geometry", "parsing", "metrics"),
-    "rewards": ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards"),
+    "rewards": ("types", "geometry", "tags", "parsing", "metrics", "advantages", "control", "rewards"),
     "tasks": ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks"),
-    "objective": (),
+    "objective": ("config",),
     "attention": (),
 }
 MUST_NOT_IMPORT = {

@@ -46,8 +46,8 @@ class Domain:
     noise: float
 
 
-CLEAN = Domain(objects=(2, 6), radius=(5.0, 11.0), noise=0.04)
-SHIFTED = Domain(objects=(4, 7), radius=(3.8, 6.5), noise=0.14)
+CLEAN = Domain(objects=(2, 5), radius=(5.5, 11.0), noise=0.02)
+SHIFTED = Domain(objects=(4, 7), radius=(4.0, 7.0), noise=0.16)
 DOMAINS = {"clean": CLEAN, "shifted": SHIFTED}
 
 
