@@ -13,7 +13,7 @@ from visurf.config import (
     parse_overrides,
     to_dict,
 )
-from visurf.training import stages
+from visurf.stages import stages
 
 
 def from_text(text, *overrides):

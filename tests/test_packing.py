@@ -10,7 +10,7 @@ from tiny import load_random, make_prompt, make_tokens
 from visurf.config import LoraConfig
 from visurf.packing import Bundle, Scored, build_row, plan, split
 from visurf.policy import Policy
-from visurf.training import add_adapters
+from visurf.preparation import add_adapters
 
 TEMPERATURE = 0.8
 KINDS = ("qwen2_5_vl", "qwen2_vl")

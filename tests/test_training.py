@@ -17,7 +17,8 @@ from visurf.config import load_config
 from visurf.mini.demo import RECIPE
 from visurf.models.random_checkpoint import write_checkpoint
 from visurf.scoring import RewardError
-from visurf.training import evaluate, stages, train
+from visurf.stages import stages
+from visurf.training import evaluate, train
 
 # A few steps of the demo: small, but every part of a run takes part.
 SMALL = {
@@ -167,19 +168,13 @@ def test_a_failing_reward_can_abstain_and_is_counted(tmp_path):
     assert "reward/mine" not in result.metrics
 
 
-def learning_curve(tmp_path, **changes):
-    """Mean reward of the first and of the last five of 20 steps of the demo's recipe."""
-    train(load_config(RECIPE, {"steps": 20, "out": str(tmp_path / "run"), "threads": 1, "seed": 3, **changes}))
+def test_twenty_steps_raise_the_mean_reward(tmp_path):
+    # The same 16 prompts every step, all with their object: what 20 updates on them gained shows without noise of new prompts.
+    # A flipped sign of the advantage, groups whose rewards are shuffled, and a dropped label or reward were each seen to fail this.
+    data = {"train": "world:shifted?count=16&seed=5&absent=0.5"}
+    train(load_config(RECIPE, {"data": data, "steps": 20, "out": str(tmp_path / "run"), "threads": 1, "seed": 3}))
     rewards = [row["reward/total"] for row in deterministic(tmp_path / "run" / "metrics.jsonl")]
-    return sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
-
-
-def test_twenty_steps_of_rlvr_raise_the_mean_reward(tmp_path):
-    first, last = learning_curve(tmp_path, paradigm="rlvr")
-    assert last > first + MARGIN
-
-
-MARGIN = 0.15
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.4
 
 
 def test_twenty_steps_of_visurf_make_the_label_likelier(tmp_path):

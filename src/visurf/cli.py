@@ -157,8 +157,9 @@ def _train(options: argparse.Namespace) -> int:
     _quiet_libraries()
     from visurf.config import load_config, parse_overrides
     from visurf.data import describe
+    from visurf.stages import stages
     from visurf.terminal import Terminal
-    from visurf.training import stages, train
+    from visurf.training import train
 
     config = load_config(options.recipe, parse_overrides(options.override))
     with Terminal(stages(config)[-1].end, options.mode if _first_process() else "quiet") as terminal:

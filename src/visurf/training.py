@@ -13,38 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch import nn
 
 from visurf import checkpoint, evaluation, parallel
-from visurf.config import Config, ConfigError, LoraConfig, StageConfig, build, merge, nested, to_dict
+from visurf.config import Config, ConfigError, LoraConfig, to_dict
 from visurf.data import DataSet, load_data
 from visurf.loop import Loop, autocast
 from visurf.models import VisionLanguageModel, load_model, save_model
-from visurf.naming import load_object, look_up
-from visurf.paradigms import PARADIGMS, Paradigm
+from visurf.naming import look_up
 from visurf.policy import Policy
+from visurf.preparation import make_optimizer, make_scorer, prepare_model, sample_order
 from visurf.rollout.local import Sampling
-from visurf.scoring import Scorer
-from visurf.tasks import TASKS, Part, RewardSettings, Task
+from visurf.stages import Stage, stages
+from visurf.tasks import TASKS, Task
 from visurf.tracking import Tracker
 from visurf.types import Group, Sample
 
-# What a stage may have of its own; everything else belongs to the run.
-STAGE_KEYS = ("advantage", "controls", "inner_steps", "objective", "optimizer", "reward", "rollout", "tokens_per_microbatch")
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage: its paradigm, the global steps [first, end), and its own configuration."""
-
-    paradigm: Paradigm
-    first: int
-    end: int
-    config: Config
 
 
 @dataclass(frozen=True)
@@ -55,125 +42,6 @@ class Result:
     model: Path
     metrics: Mapping[str, Any]
     validation: Mapping[str, float]
-
-
-def stages(config: Config) -> list[Stage]:
-    """The stages of a run.
-
-    Raises:
-        ConfigError: A stage names a paradigm of several stages, or the steps do not fit.
-    """
-    chosen = look_up(config.paradigm, PARADIGMS, "paradigm")
-    listed = config.stages
-    if not listed and chosen.stages:
-        share, left = divmod(config.steps, len(chosen.stages))
-        listed = tuple(StageConfig(name, share + (i < left)) for i, name in enumerate(chosen.stages))
-    if not listed:
-        return [Stage(chosen, 0, config.steps, config)]
-    found: list[Stage] = []
-    first = 0
-    for index, item in enumerate(listed):
-        paradigm = look_up(item.paradigm, PARADIGMS, "paradigm")
-        if paradigm.stages or item.steps <= 0:
-            raise ConfigError(f"stages[{index}]: expected a paradigm of one stage and steps > 0, got {item}")
-        refused = [key for key in item.override if key.split(".")[0] not in STAGE_KEYS]
-        if refused:
-            raise ConfigError(f"stages[{index}].override: {refused[0]!r} holds for the whole run; a stage may set {STAGE_KEYS}")
-        values = merge(to_dict(config), nested(item.override))
-        own = build(Config, values | {"paradigm": item.paradigm, "stages": [], "steps": item.steps})
-        found.append(Stage(paradigm, first, first + item.steps, own))
-        first += item.steps
-    return found
-
-
-def make_scorer(config: Config, task: Task) -> Scorer:
-    """The task's reward as a recipe sets it, with the user's own functions as further parts."""
-    settings = RewardSettings(config.reward.variant, config.reward.frame)
-    parts = task.parts(settings)
-    for name, reference in config.reward.functions.items():
-        parts[name] = Part(load_object(reference), math.inf, "accuracy")
-    return Scorer(task, parts, dict(config.reward.weights), config.reward.on_error)
-
-
-def prepare_model(config: Config, source: str, weights: Path | None = None) -> tuple[VisionLanguageModel, nn.Module]:
-    """Load a model (its network from `weights`, if given) and decide what of it is trained.
-
-    Returns:
-        The model, and the network to optimise, with adapters if any.
-    """
-    settings = config.model
-    device = parallel.device()
-    low = settings.dtype == "bfloat16" or (settings.dtype == "auto" and settings.lora.rank > 0 and device.type == "cuda")
-    model = load_model(
-        source,
-        dtype=torch.bfloat16 if low else torch.float32,
-        device=device,
-        min_pixels=settings.min_pixels,
-        max_pixels=settings.max_pixels,
-        weights=weights,
-        family=settings.family,
-    )
-    network: Any = model.network
-    if settings.gradient_checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
-    if settings.freeze_vision:
-        network.get_submodule(model.family.vision_module).requires_grad_(False)
-    if settings.lora.rank:
-        network = add_adapters(network, settings.lora, model.family.vision_module)
-    return model, network
-
-
-def add_adapters(network: nn.Module, settings: LoraConfig, vision_module: str) -> nn.Module:
-    """Low-rank adapters on the language model's projections."""
-    from peft import LoraConfig as PeftConfig
-    from peft import get_peft_model
-
-    names = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in settings.targets and not name.startswith(vision_module)
-    ]
-    if not names:
-        raise ConfigError(f"model.lora.targets {settings.targets} match no linear layer of the language model")
-    adapters = PeftConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=names)
-    return get_peft_model(network, adapters)  # type: ignore[arg-type]
-
-
-def make_optimizer(config: Config, policy: Policy, batches: int) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW (no decay on vectors) and transformers' schedule over a stage's optimiser steps."""
-    from transformers import get_scheduler
-
-    settings = config.optimizer
-    trained = [p for p in policy.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
-    steps = batches * config.inner_steps
-    warm = settings.schedule == "constant" and settings.warmup_steps > 0
-    schedule = get_scheduler("constant_with_warmup" if warm else settings.schedule, optimizer, settings.warmup_steps, steps)
-    return optimizer, schedule
-
-
-def sample_order(count: int, seed: int, start: int, number: int) -> list[int]:
-    """Which samples positions [start, start + number) of the endless shuffled stream are: a function of the seed alone."""
-    found = []
-    for position in range(start, start + number):
-        epoch, place = divmod(position, count)
-        found.append(int(_permutation(count, seed, epoch)[place]))
-    return found
-
-
-_PERMUTATIONS: dict[tuple[int, int, int], np.ndarray[Any, np.dtype[np.int64]]] = {}
-
-
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    key = (count, seed, epoch)
-    if key not in _PERMUTATIONS:
-        _PERMUTATIONS.clear()
-        _PERMUTATIONS[key] = np.random.default_rng((seed, epoch)).permutation(count)
-    return _PERMUTATIONS[key]
 
 
 class Run:

@@ -1,0 +1,109 @@
+"""What a stage needs before its first step: scorer, model with what is trained of it, optimiser, order of the samples."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from visurf import parallel
+from visurf.config import Config, ConfigError, LoraConfig
+from visurf.models import VisionLanguageModel, load_model
+from visurf.naming import load_object
+from visurf.policy import Policy
+from visurf.scoring import Scorer
+from visurf.tasks import Part, RewardSettings, Task
+
+
+def make_scorer(config: Config, task: Task) -> Scorer:
+    """The task's reward as a recipe sets it, with the user's own functions as further parts."""
+    settings = RewardSettings(config.reward.variant, config.reward.frame)
+    parts = task.parts(settings)
+    for name, reference in config.reward.functions.items():
+        parts[name] = Part(load_object(reference), math.inf, "accuracy")
+    return Scorer(task, parts, dict(config.reward.weights), config.reward.on_error)
+
+
+def prepare_model(config: Config, source: str, weights: Path | None = None) -> tuple[VisionLanguageModel, nn.Module]:
+    """Load a model (its network from `weights`, if given) and decide what of it is trained.
+
+    Returns:
+        The model, and the network to optimise, with adapters if any.
+    """
+    settings = config.model
+    device = parallel.device()
+    low = settings.dtype == "bfloat16" or (settings.dtype == "auto" and settings.lora.rank > 0 and device.type == "cuda")
+    model = load_model(
+        source,
+        dtype=torch.bfloat16 if low else torch.float32,
+        device=device,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+        weights=weights,
+        family=settings.family,
+    )
+    network: Any = model.network
+    if settings.gradient_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.freeze_vision:
+        network.get_submodule(model.family.vision_module).requires_grad_(False)
+    if settings.lora.rank:
+        network = add_adapters(network, settings.lora, model.family.vision_module)
+    return model, network
+
+
+def add_adapters(network: nn.Module, settings: LoraConfig, vision_module: str) -> nn.Module:
+    """Low-rank adapters on the language model's projections."""
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
+    names = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in settings.targets and not name.startswith(vision_module)
+    ]
+    if not names:
+        raise ConfigError(f"model.lora.targets {settings.targets} match no linear layer of the language model")
+    adapters = PeftConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=names)
+    return get_peft_model(network, adapters)  # type: ignore[arg-type]
+
+
+def make_optimizer(config: Config, policy: Policy, batches: int) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW (no decay on vectors) and transformers' schedule over a stage's optimiser steps."""
+    from transformers import get_scheduler
+
+    settings = config.optimizer
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+    steps = batches * config.inner_steps
+    warm = settings.schedule == "constant" and settings.warmup_steps > 0
+    schedule = get_scheduler("constant_with_warmup" if warm else settings.schedule, optimizer, settings.warmup_steps, steps)
+    return optimizer, schedule
+
+
+def sample_order(count: int, seed: int, start: int, number: int) -> list[int]:
+    """Which samples positions [start, start + number) of the endless shuffled stream are: a function of the seed alone."""
+    found = []
+    for position in range(start, start + number):
+        epoch, place = divmod(position, count)
+        found.append(int(_permutation(count, seed, epoch)[place]))
+    return found
+
+
+_PERMUTATIONS: dict[tuple[int, int, int], np.ndarray[Any, np.dtype[np.int64]]] = {}
+
+
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    key = (count, seed, epoch)
+    if key not in _PERMUTATIONS:
+        _PERMUTATIONS.clear()
+        _PERMUTATIONS[key] = np.random.default_rng((seed, epoch)).permutation(count)
+    return _PERMUTATIONS[key]

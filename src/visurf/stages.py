@@ -1,0 +1,51 @@
+"""The stages of a run: a paradigm each, with steps and settings of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from visurf.config import Config, ConfigError, StageConfig, build, merge, nested, to_dict
+from visurf.naming import look_up
+from visurf.paradigms import PARADIGMS, Paradigm
+
+# What a stage may have of its own; everything else belongs to the run.
+STAGE_KEYS = ("advantage", "controls", "inner_steps", "objective", "optimizer", "reward", "rollout", "tokens_per_microbatch")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its paradigm, the global steps [first, end), and its own configuration."""
+
+    paradigm: Paradigm
+    first: int
+    end: int
+    config: Config
+
+
+def stages(config: Config) -> list[Stage]:
+    """The stages of a run.
+
+    Raises:
+        ConfigError: A stage names a paradigm of several stages, or the steps do not fit.
+    """
+    chosen = look_up(config.paradigm, PARADIGMS, "paradigm")
+    listed = config.stages
+    if not listed and chosen.stages:
+        share, left = divmod(config.steps, len(chosen.stages))
+        listed = tuple(StageConfig(name, share + (i < left)) for i, name in enumerate(chosen.stages))
+    if not listed:
+        return [Stage(chosen, 0, config.steps, config)]
+    found: list[Stage] = []
+    first = 0
+    for index, item in enumerate(listed):
+        paradigm = look_up(item.paradigm, PARADIGMS, "paradigm")
+        if paradigm.stages or item.steps <= 0:
+            raise ConfigError(f"stages[{index}]: expected a paradigm of one stage and steps > 0, got {item}")
+        refused = [key for key in item.override if key.split(".")[0] not in STAGE_KEYS]
+        if refused:
+            raise ConfigError(f"stages[{index}].override: {refused[0]!r} holds for the whole run; a stage may set {STAGE_KEYS}")
+        values = merge(to_dict(config), nested(item.override))
+        own = build(Config, values | {"paradigm": item.paradigm, "stages": [], "steps": item.steps})
+        found.append(Stage(paradigm, first, first + item.steps, own))
+        first += item.steps
+    return found
