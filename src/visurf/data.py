@@ -10,13 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import numpy as np
+
 from visurf.config import DataConfig
-from visurf.geometry import box_centre
+from visurf.geometry import box_centre, mask_box, mask_point
 from visurf.tasks.task import Task
 from visurf.types import Answer, Box, DataError, ImageRef, Number, Objects, Point, Points, Sample, Size, Text, check_boxes
 
 _FIELDS = {"id", "image", "question", "target", "response", "meta"}
-_TARGETS = ("boxes", "points", "class", "number", "text")
+_TARGETS = ("boxes", "points", "masks", "class", "number", "text")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class DataSet:
     Attributes:
         samples: In the file's order.
         skipped: Row name and problem of every row that was skipped.
-        derived_points: How many points were derived from boxes because the file had none.
+        derived_points: How many points were derived from masks or boxes because the file had none.
     """
 
     samples: tuple[Sample, ...]
@@ -140,7 +142,7 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: typ
         except DataError as error:
             raise DataError(f"{where}: field image: {error}") from error
         size = found if index == 0 else size
-    target, derived = _target(row["target"], size, config, f"{where}: field target", wanted)
+    target, derived = _target(row["target"], size, config, f"{where}: field target", wanted, folder)
     meta = row.get("meta") or {}
     if not isinstance(meta, dict):
         raise DataError(f"{where}: field meta: expected keys and values, got {meta!r}")
@@ -160,7 +162,7 @@ def _images(value: Any, folder: Path, where: str) -> tuple[ImageRef, ...]:
     return tuple(ImageRef(folder / n.replace("\\", "/")) for n in names)
 
 
-def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: type) -> tuple[Answer, int]:
+def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: type, folder: Path) -> tuple[Answer, int]:
     if isinstance(value, list):
         # The empty list is "no object"; a list of boxes is short for {"boxes": ...}.
         value = {"boxes": value}
@@ -168,8 +170,8 @@ def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: type
         raise DataError(f"{where}: expected an empty list or one of {', '.join(_TARGETS)}, got {value!r}")
     if unknown := set(value) - set(_TARGETS):
         raise DataError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: {', '.join(_TARGETS)}")
-    if len(kinds) > 1 and set(kinds) != {"boxes", "points"}:
-        raise DataError(f"{where}: {' and '.join(kinds)} exclude each other; give one of them, or boxes with points")
+    if len(kinds) > 1 and not set(kinds) <= {"boxes", "points", "masks"}:
+        raise DataError(f"{where}: {' and '.join(kinds)} exclude each other; give one of them, or boxes with points or masks")
     if "class" in kinds or "text" in kinds:
         text = value.get("class", value.get("text"))
         if not isinstance(text, str) or not text.strip():
@@ -180,15 +182,36 @@ def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: type
         if not math.isfinite(number.value) or isinstance(value["number"], bool):
             raise DataError(f"{where}: expected a finite number, got {value['number']!r}")
         return number, 0
-    if "boxes" not in kinds:
+    if kinds == ["points"]:
         return Points(_points(value["points"], size, config, where)), 0
-    boxes = _boxes(value["boxes"], size, config, where)
+    masks = _masks(value["masks"], folder, size, where) if "masks" in kinds else None
+    boxes = _boxes(value["boxes"], size, config, where) if "boxes" in kinds else tuple(box for box, _ in masks or ())
     if "points" in kinds:
-        points = _points(value["points"], size, config, where)
-        if len(points) != len(boxes):
-            raise DataError(f"{where}: {len(boxes)} boxes but {len(points)} points")
-        return (Points(points, boxes) if wanted is Points else Objects(boxes, points)), 0
-    return Objects(boxes, tuple(box_centre(b) for b in boxes)), len(boxes)
+        points, derived = _points(value["points"], size, config, where), 0
+    elif masks is not None:
+        points, derived = tuple(point for _, point in masks), len(masks)
+    else:
+        points, derived = tuple(box_centre(b) for b in boxes), len(boxes)
+    if len(points) != len(boxes) or (masks is not None and len(masks) != len(boxes)):
+        raise DataError(f"{where}: {len(boxes)} boxes but {len(points)} points; give one point or mask per box")
+    return (Points(points, boxes) if wanted is Points and "points" in kinds else Objects(boxes, points)), derived
+
+
+def _masks(value: Any, folder: Path, size: Size, where: str) -> list[tuple[Box, Point]]:
+    """The tight box and the deepest point of each mask file; what is not 0 is the object."""
+    found = []
+    for image in _images(value, folder, where):
+        try:
+            mask = (np.asarray(image.load().convert("L")) > 0).astype(np.uint8)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        if mask.shape != (size[1], size[0]):
+            raise DataError(f"{where}: mask {image.name} is {mask.shape[1]} x {mask.shape[0]}, its image {size[0]} x {size[1]}")
+        box, point = mask_box(mask), mask_point(mask)
+        if box is None or point is None:
+            raise DataError(f'{where}: mask {image.name} is empty; an image without the object has "target": []')
+        found.append((box, point))
+    return found
 
 
 def _scale(size: Size, config: DataConfig) -> tuple[float, float]:
@@ -208,7 +231,7 @@ def _boxes(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Box,
     if not isinstance(value, list):
         raise DataError(f"{where}: expected a list of boxes, got {value!r}")
     if value and size == (0, 0):
-        raise DataError(f"{where}: boxes without an image")
+        raise DataError(f"{where}: missing field 'image'; boxes need one")
     sx, sy = _scale(size, config)
     scaled = []
     for row in value:
@@ -240,8 +263,8 @@ def _published_rows(path: Path, config: DataConfig, task: Task) -> DataSet:
     from visurf.benchmarks.tables import read_rows
 
     report = RowReport(config.on_bad_sample)
-    rows = _saved_rows(path) if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file() else None
-    rows = read_rows(path, "train") if rows is None else rows
+    saved = any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+    rows = read_rows(path, "train") if path.exists() and not saved else _dataset_rows(path)
     if config.format == "vision_reasoner":
         samples = visionreasoner.training_from_rows(rows, report=report)
     elif task.target is Text:
@@ -254,11 +277,11 @@ def _published_rows(path: Path, config: DataConfig, task: Task) -> DataSet:
     return DataSet(tuple(samples), tuple(report.bad))
 
 
-def _saved_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a folder written by the `datasets` library; images stay encoded."""
-    from datasets import DatasetDict, Image, load_from_disk
+def _dataset_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a folder written by the `datasets` library, or of a hub data set's train split; images stay encoded."""
+    from datasets import DatasetDict, Image, load_dataset, load_from_disk
 
-    found = load_from_disk(str(path))
+    found = load_from_disk(str(path)) if path.exists() else load_dataset(str(path), split="train")
     table = found["train"] if isinstance(found, DatasetDict) else found
     for name, feature in table.features.items():
         if isinstance(feature, Image):

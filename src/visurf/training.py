@@ -20,6 +20,7 @@ from torch import nn
 from visurf import checkpoint, evaluation, parallel
 from visurf.config import Config, ConfigError, LoraConfig, to_dict
 from visurf.data import DataSet, load_data
+from visurf.interruption import Interruption
 from visurf.loop import Loop, autocast
 from visurf.models import VisionLanguageModel, load_model, save_model
 from visurf.naming import look_up
@@ -72,6 +73,7 @@ class Run:
             raise ConfigError(f"{self.out} holds a run already; choose another out=, or checkpoint.resume=auto to go on")
         self.resumed = found
         self.progress, self.state = checkpoint.read(found) if found else (checkpoint.Progress(), {})
+        self.interruption = Interruption()
         self.last: dict[str, Any] = {}
         self.scores: dict[str, float] = {}
 
@@ -84,9 +86,10 @@ class Run:
         tracker = Tracker(self.out, self.config.trackers, to_dict(self.config), positions) if self.rank == 0 else None
         self.report({"event": "start", "data": self.train_data, "resumed": self.progress.step, "steps": self.stages[-1].end})
         try:
-            for index, stage in enumerate(self.stages):
-                if self.progress.step < stage.end:
-                    model, network = self._stage(index, stage, tracker)
+            with self.interruption:
+                for index, stage in enumerate(self.stages):
+                    if self.progress.step < stage.end:
+                        model, network = self._stage(index, stage, tracker)
             if not self.last:
                 model, network = self._load(len(self.stages) - 1, self.resumed)
             self._finish(model, network)
@@ -141,9 +144,12 @@ class Run:
             if self.progress.step == stage.end and index + 1 < len(self.stages):
                 # Before the checkpoint that says this stage is over: the next one starts from here.
                 self._export(model, network, self.out / "stages" / str(index + 1))
-            if (every and self.progress.step % every == 0) or self.progress.step == stage.end:
+            stop = any(parallel.gather([self.interruption.asked]))
+            if stop or (every and self.progress.step % every == 0) or self.progress.step == stage.end:
                 self._save(network, optimizer, schedule, tracker)
                 parallel.barrier()
+            if stop and self.progress.step < self.stages[-1].end:
+                raise KeyboardInterrupt
         return model, network
 
     def _samples(self, number: int) -> list[Sample]:

@@ -1,0 +1,126 @@
+"""The command line as its users type it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from visurf.cli import main
+from visurf.mini.demo import RECIPE
+
+
+def visurf(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    return subprocess.run(
+        [sys.executable, "-m", "visurf", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture
+def data(tmp_path):
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    rows = [{"id": i, "image": "a.png", "question": "the dog", "target": [[10, 20, 30, 40]] if i else []} for i in range(3)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def test_help_is_quick_and_names_the_commands():
+    began = time.perf_counter()
+    done = visurf("--help")
+    assert time.perf_counter() - began < 5
+    assert done.returncode == 0
+    for command in ("demo", "init", "train", "eval", "env"):
+        assert f"  {command}" in done.stdout
+    script = "import sys, visurf.cli; visurf.cli.build_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_init_checks_the_data_and_writes_a_recipe_that_loads(data, capsys):
+    assert main(["init", str(data), "--model", "mini"]) == 0
+    assert "3 samples, 1 of them without an object; images up to 100 x 80" in capsys.readouterr().out
+    from visurf.config import load_config
+
+    config = load_config(data.with_suffix(".yaml"))
+    assert (config.task.name, config.model.path, config.data.train, config.prompts_per_step) == ("referring", "mini", str(data), 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.yaml"], "no recipe at none.yaml"),
+        (["train", str(RECIPE), "optimiser.lr=1"], "unknown key 'optimiser'; did you mean 'optimizer'"),
+        (["train", str(RECIPE), "steps=many"], "steps: expected int, got 'many'"),
+        (["train", str(RECIPE), "steps=0"], "steps: expected more than 0"),
+        (["train", str(RECIPE), "paradigm=visurv"], "did you mean 'visurf'"),
+        (["demo", "--paradigm", "grpo"], "unknown paradigm 'grpo'"),
+        (["init", "none.jsonl"], "no such file"),
+    ],
+)
+def test_a_mistake_is_answered_with_its_remedy(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_settings_may_stand_after_options(tmp_path):
+    done = visurf("train", RECIPE, "--quiet", "steps=0")
+    assert done.returncode == 2
+    assert "steps: expected more than 0" in done.stderr
+    assert visurf("train", RECIPE, "--loud").returncode == 2
+
+
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    out = tmp_path / "run"
+    small = ["data.train=world:shifted?count=20", "data.validation=", "prompts_per_step=2", "rollout.group_size=2", "threads=1"]
+    command = [sys.executable, "-m", "visurf", "train", str(RECIPE), "--json", f"out={out}", "steps=400", *small]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    for _ in range(3):
+        assert json.loads(process.stdout.readline())["step"] > 0
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    (checkpoint,) = (out / "checkpoints").iterdir()
+    step = int(checkpoint.name[-6:])
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == step
+    done = visurf("train", RECIPE, "--json", f"out={out}", f"steps={step + 1}", *small)
+    assert done.returncode == 0
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == step + 1
+
+
+@pytest.mark.slow
+def test_the_demo_writes_its_results_and_a_contact_sheet(tmp_path):
+    done = visurf("demo", "--out", tmp_path, "--held-out", 24, "--quiet", "steps=2", "prompts_per_step=2", "threads=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == ["paradigm", "gIoU", "N-acc", "box", "IoU", "thinking", "seconds"]
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert list(found["results"]) == ["baseline", "sft", "rlvr", "sft_then_rlvr", "visurf"]
+    for row in found["results"].values():
+        assert {"giou", "n_acc", "box_iou", "seconds"} <= set(row)
+        assert all(0 <= row[k] <= 1 for k in ("giou", "n_acc", "box_iou"))
+    assert found["seeds"] == [0]
+    sheet = Image.open(tmp_path / "contact_sheet.png")
+    assert sheet.width > 1000
+    assert len((tmp_path / "evaluations" / "visurf-seed0" / "records.jsonl").read_text().splitlines()) == 24
+
+
+def test_eval_writes_one_record_per_sample(data, tmp_path, capsys):
+    out = tmp_path / "evaluation"
+    assert main(["eval", "mini", str(data), "--out", str(out), "--json", "task.prompt=bare", "rollout.max_tokens=4"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["samples"] == 3
+    records = [json.loads(line) for line in Path(out / "records.jsonl").read_text().splitlines()]
+    assert [r["id"] for r in records] == ["0", "1", "2"]
+    assert all(r["error"] == "no_answer" and r["measures"]["giou"] == 0 for r in records)

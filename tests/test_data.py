@@ -1,0 +1,196 @@
+"""Samples from JSONL and data-set rows: every problem names file, line and field before training starts."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visurf.config import DataConfig
+from visurf.data import describe, load_data
+from visurf.tasks import TASKS
+from visurf.types import DataError, Number, Objects, Points, Text
+
+REFERRING = TASKS["referring"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def write(folder, *rows):
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows), encoding="utf-8")
+    return str(path)
+
+
+def row(**changes):
+    made = {"id": "1", "image": "a.png", "question": "the dog", "target": [[10, 20, 30, 40]], **changes}
+    return {k: v for k, v in made.items() if v is not ...}
+
+
+def load(folder, *rows, task=REFERRING, **config):
+    return load_data(write(folder, *rows), DataConfig(**config), task)
+
+
+def test_boxes_points_and_nothing(folder):
+    data = load(
+        folder,
+        row(),
+        row(id="2", target={"boxes": [[10, 20, 30, 40]], "points": [[11, 22]]}),
+        row(id="3", target=[]),
+        row(id=4, target={"boxes": []}),
+    )
+    assert [s.target for s in data.samples] == [
+        Objects(((10, 20, 30, 40),), ((20, 30),)),
+        Objects(((10, 20, 30, 40),), ((11, 22),)),
+        Objects((), ()),
+        Objects((), ()),
+    ]
+    assert data.derived_points == 1
+    assert describe(data) == {"samples": 4, "no object": 2, "skipped": 0, "derived points": 1}
+
+
+def test_masks_give_the_tight_box_and_the_deepest_point(folder):
+    mask = np.zeros((80, 100), dtype=np.uint8)
+    mask[20:41, 30:71] = 255
+    Image.fromarray(mask).save(folder / "m.png")
+    data = load(folder, row(target={"masks": ["m.png"]}))
+    (box,), (point,) = data.samples[0].target.boxes, data.samples[0].target.points
+    assert box == (30, 20, 71, 41)
+    assert point[1] == 30.5
+    assert 40 <= point[0] <= 61
+    assert data.derived_points == 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "box_format", "box"),
+    [("pixel", "xyxy", [10, 20, 30, 60]), ("pixel", "xywh", [10, 20, 20, 40]), ("1000", "xyxy", [100, 250, 300, 750]),
+     ("unit", "xywh", [0.1, 0.25, 0.2, 0.5])],
+)  # fmt: skip
+def test_frames_and_box_formats(folder, frame, box_format, box):
+    (sample,) = load(folder, row(target=[box]), frame=frame, box_format=box_format).samples
+    assert sample.target.boxes[0] == pytest.approx((10, 20, 30, 60))
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "expected"),
+    [
+        ("pointing", {"points": [[5, 6]]}, Points(((5, 6),))),
+        ("pointing", {"boxes": [[1, 2, 9, 9]], "points": [[5, 6]]}, Points(((5, 6),), ((1, 2, 9, 9),))),
+        ("short_answer", {"class": " bus "}, Text("bus")),
+        ("short_answer", {"text": "two of them"}, Text("two of them")),
+        ("counting", {"number": 7}, Number("7")),
+    ],
+)
+def test_other_targets(folder, task, target, expected):
+    if task not in TASKS:
+        pytest.skip(f"no task {task}")
+    (sample,) = load(folder, row(target=target), task=TASKS[task]).samples
+    assert sample.target == expected
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", "data.jsonl:2: not JSON"),
+        ("[1]", "expected an object"),
+        (row(id=...), "missing field 'id'"),
+        (row(target=...), "missing field 'target'"),
+        (row(question=""), "field question"),
+        (row(question=3), "field question"),
+        (row(id=True), "field id"),
+        (row(id="0"), "field id: '0' occurs twice"),
+        (row(colour="red"), "unknown field 'colour'"),
+        (row(image="b.png"), "field image: image .*b.png: no such file"),
+        (row(image="broken.png"), "field image: image .*broken.png: cannot be read as an image"),
+        (row(image="/etc/a.png"), "leaves the image folder"),
+        (row(image="../a.png"), "leaves the image folder"),
+        (row(image=7), "field image: expected a path"),
+        (row(image=...), "missing field 'image'"),
+        (row(target=[[10, 20, 10, 40]]), "expected x1 < x2"),
+        (row(target=[[10, 20, 30, 90]]), "leaves its image of 100 x 80"),
+        (row(target=[[10, 20, 30]]), "expected 4 finite numbers"),
+        (row(target=[["a", 20, 30, 40]]), "expected 4 finite numbers"),
+        (row(target=[[float("nan"), 20, 30, 40]]), "expected 4 finite numbers"),
+        (row(target={"boxes": [[1, 2, 3, 4]], "points": []}), "1 boxes but 0 points"),
+        (row(target={"points": [[500, 1]]}), "leaves its image"),
+        (row(target={"points": [[5, 1]]}), "needs Objects, got Points"),
+        (row(target={"class": "bus"}), "needs Objects, got Text"),
+        (row(target={"box": []}), "expected an empty list or one of"),
+        (row(target={"boxes": [], "class": "bus"}), "exclude each other"),
+        (row(target=None), "expected an empty list or one of"),
+        (row(response=3), "field response"),
+        (row(meta=[1]), "field meta"),
+    ],
+)
+def test_a_bad_row_is_an_error_and_can_be_skipped(folder, bad, message):
+    (folder / "broken.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=message):
+        load(folder, row(id="0"), bad)
+    data = load(folder, row(id="0"), bad, on_bad_sample="skip")
+    assert [s.id for s in data.samples] == ["0"]
+    ((where, problem),) = data.skipped
+    assert where.endswith("data.jsonl:2")
+    assert problem.startswith(where)
+
+
+def test_a_file_without_usable_rows_is_an_error(folder):
+    with pytest.raises(DataError, match="no usable sample"):
+        load(folder, row(question=""), on_bad_sample="skip")
+    with pytest.raises(DataError, match="no such file"):
+        load_data(str(folder / "none.jsonl"), DataConfig(), REFERRING)
+    (folder / "array.jsonl").write_text(json.dumps([row()]))
+    with pytest.raises(DataError, match="one JSON array"):
+        load_data(str(folder / "array.jsonl"), DataConfig(), REFERRING)
+    (folder / "latin.jsonl").write_bytes(json.dumps(row(question="é"), ensure_ascii=False).encode("latin1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        load_data(str(folder / "latin.jsonl"), DataConfig(), REFERRING)
+
+
+def test_bom_blank_lines_and_line_separators_inside_a_question(folder):
+    path = folder / "data.jsonl"
+    lines = [json.dumps(row(question="a\u2028b"), ensure_ascii=False), "", json.dumps(row(id="2"))]
+    path.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
+    data = load_data(str(path), DataConfig(), REFERRING)
+    assert [s.question for s in data.samples] == ["a\u2028b", "the dog"]
+
+
+def test_images_are_lazy_upright_and_sniffed(folder):
+    picture = Image.new("RGB", (60, 30), "red")
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(folder / "turned.png.jpg", "JPEG", exif=exif)
+    (folder / "turned.png.jpg").rename(folder / "turned.gif")
+    (sample,) = load(folder, row(image=["turned.gif", "a.png"], target=[[1, 2, 29, 55]])).samples
+    assert sample.size == (30, 60)
+    assert sample.images[0].load().size == (30, 60)
+    assert sample.images[0].load().mode == "RGB"
+    assert len(sample.images) == 2
+
+
+def test_a_response_is_kept(folder):
+    (sample,) = load(folder, row(response="<think>a</think><answer>[]</answer>")).samples
+    assert sample.response == "<think>a</think><answer>[]</answer>"
+
+
+@pytest.mark.parametrize("source", ["world:mars", "world:clean?count=x", "world:clean?number=3"])
+def test_a_wrong_world_is_an_error(source):
+    with pytest.raises(DataError, match="expected world:"):
+        load_data(source, DataConfig(), REFERRING)
+
+
+def test_rows_as_visionreasoner_and_visual_rft_publish_them(folder):
+    datasets = pytest.importorskip("datasets")
+    picture = Image.new("RGB", (840, 840))
+    solution = '[{"bbox_2d": [10, 20, 99, 199], "point_2d": [50, 60]}]'
+    rows = [{"id": "7", "problem": "the cup", "solution": solution, "image": picture, "img_height": 500, "img_width": 900}]
+    saved = datasets.Dataset.from_list(rows, features=datasets.Features({
+        "id": datasets.Value("string"), "problem": datasets.Value("string"), "solution": datasets.Value("string"),
+        "image": datasets.Image(), "img_height": datasets.Value("int64"), "img_width": datasets.Value("int64")}))  # fmt: skip
+    saved.save_to_disk(str(folder / "saved"))
+    (sample,) = load_data(str(folder / "saved"), DataConfig(format="vision_reasoner"), REFERRING).samples
+    assert sample.target == Objects(((10, 20, 100, 200),), ((50, 60),))
+    assert sample.size == (840, 840)
