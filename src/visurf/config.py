@@ -398,6 +398,9 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
         return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
+    if kind is str and value is None:
+        # `key=` on the command line, and a key without value in YAML.
+        return ""
     if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     raise ConfigError(f"{path}: expected {kind.__name__}, got {value!r}")
