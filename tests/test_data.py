@@ -194,3 +194,30 @@ def test_rows_as_visionreasoner_and_visual_rft_publish_them(folder):
     (sample,) = load_data(str(folder / "saved"), DataConfig(format="vision_reasoner"), REFERRING).samples
     assert sample.target == Objects(((10, 20, 100, 200),), ((50, 60),))
     assert sample.size == (840, 840)
+
+
+def test_a_benchmark_in_its_original_layout_is_a_source(folder, shared):
+    root = folder / "coco"
+    (root / "annotations").mkdir(parents=True)
+    subset = json.loads((shared / "samples" / "coco2017_subset" / "annotations" / "instances_val2017.json").read_text())
+    here = {p.name for p in (shared / "samples" / "coco2017_subset" / "val2017").iterdir()}
+    subset["images"] = [i for i in subset["images"] if i["file_name"] in here]
+    ids = {i["id"] for i in subset["images"]}
+    subset["annotations"] = [a for a in subset["annotations"] if a["image_id"] in ids]
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(subset))
+    (root / "val2017").symlink_to(shared / "samples" / "coco2017_subset" / "val2017")
+    from visurf.types import Detections
+
+    task = TASKS.get("detection")
+    if task is None:
+        pytest.skip("no detection task")
+    source = f"benchmark:coco?root={root}&split=val&absent=1"
+    every = load_data(source, DataConfig(), task).samples
+    assert {s.size for s in every} >= {(640, 480)}
+    assert any(not s.target.boxes for s in every)
+    few = load_data(f"{source}&shots=1&seed=3", DataConfig(), task).samples
+    assert all(isinstance(s.target, Detections) and s.target.boxes for s in few)
+    assert len(few) == len({s.meta["category"] for s in few})
+    for wrong in ("benchmark:coco?split=val", f"{source}&classes=coco-9", f"{source}&colour=1", "benchmark:kitti?root=a&split=b"):
+        with pytest.raises(DataError):
+            load_data(wrong, DataConfig(), task)

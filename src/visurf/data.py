@@ -14,6 +14,7 @@ import numpy as np
 
 from visurf.config import DataConfig
 from visurf.geometry import box_centre, mask_box, mask_point
+from visurf.naming import suggestion
 from visurf.tasks.task import Task
 from visurf.types import Answer, Box, DataError, ImageRef, Number, Objects, Point, Points, Sample, Size, Text, check_boxes
 
@@ -40,7 +41,9 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
     """Read and validate samples.
 
     Args:
-        source: JSONL file, folder of a saved Hugging Face data set, or ``world:DOMAIN?count=N&seed=S&absent=SHARE``.
+        source: JSONL file, folder or hub name of a data set in a published format, ``world:DOMAIN?count=N&seed=S&absent=SHARE``
+            or ``benchmark:NAME?root=FOLDER&split=SPLIT`` with, maybe, ``classes=coco-8``, ``shots=4``, ``draw=6000``, ``seed=0``
+            and options of the loader such as ``absent=2``.
         config: Formats, and what a bad row does.
         task: Its target type is checked.
 
@@ -53,6 +56,8 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
                 f"{source}: the rendered world asks referring questions, task {task.name!r} needs {task.target.__name__}"
             )
         return DataSet(tuple(_world(source)))
+    if source.startswith("benchmark:"):
+        return _benchmark(source, config, task)
     path = Path(source)
     if config.format != "jsonl":
         return _published_rows(path, config, task)
@@ -100,6 +105,45 @@ def _world(source: str) -> list[Sample]:
     except ValueError as error:
         raise DataError(f"{source}: {expected}; {error}") from error
     return world.referring_samples(world.DOMAINS[parts.path], count, seed, absent)
+
+
+def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
+    """Samples of a data set in its original layout, whole or few-shot."""
+    from visurf.benchmarks import get_benchmark
+    from visurf.benchmarks.class_lists import CLASS_LISTS
+    from visurf.benchmarks.masks import with_objects
+    from visurf.benchmarks.rows import RowReport
+    from visurf.benchmarks.selection import draw, few_shot
+
+    name, _, query = source.removeprefix("benchmark:").partition("?")
+    options: dict[str, Any] = {k: int(v) if v.isdecimal() else v for k, v in parse_qsl(query)}
+    if missing := {"root", "split"} - set(options):
+        raise DataError(f"{source}: missing {sorted(missing)[0]!r}; expected benchmark:NAME?root=FOLDER&split=SPLIT")
+    root, split, seed = Path(str(options.pop("root"))), str(options.pop("split")), options.pop("seed", 0)
+    shots, count, classes = options.pop("shots", None), options.pop("draw", None), options.pop("classes", None)
+    if classes is not None and classes not in CLASS_LISTS:
+        raise DataError(f"{source}: unknown class list {classes!r}{suggestion(str(classes), CLASS_LISTS)}")
+    if classes is not None and shots is None:
+        options["classes"] = CLASS_LISTS[classes]
+    report = RowReport(config.on_bad_sample)
+    try:
+        samples = get_benchmark(name).load(root, split, report=report, **options)
+    except TypeError as error:
+        raise DataError(f"{source}: the loader of {name!r} does not take one of {sorted(options)} ({error})") from error
+    if shots is not None:
+        chosen = CLASS_LISTS[classes] if classes is not None else None
+        samples = few_shot(samples, shots, classes=chosen, seed=seed, at_most=classes == "lvis-6")
+    if count is not None:
+        samples = draw(samples, count, seed=seed)
+    derived = 0
+    if task.target is Objects:
+        derived = sum(len(s.target.boxes) for s in samples if isinstance(s.target, Objects) and s.target.points is None)
+        samples = [with_objects(s) for s in samples]
+    for sample in samples:
+        if not isinstance(sample.target, task.target):
+            kind = type(sample.target).__name__
+            raise DataError(f"{source}: task {task.name!r} needs {task.target.__name__}, {name} gives {kind} (sample {sample.id})")
+    return DataSet(tuple(samples), tuple(report.bad), derived)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
