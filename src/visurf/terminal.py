@@ -67,7 +67,7 @@ class Terminal:
     def say(self, text: str) -> None:
         """A message that stays."""
         if self.mode not in ("quiet", "json"):
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, name: str, metrics: dict[str, Any]) -> None:
         """One more step is done."""

@@ -42,6 +42,7 @@ class Phase:
         questions: Questions asked about each scene.
         grounded: How many of them, at most, ask to find something that is there.
         direct: Share of groundings answered without reasoning.
+        plain: Share of groundings asked in a form of their own, `world.plain_question`, and answered without reasoning.
         existence: Share of the other questions that ask whether something is there; half of them about what is not.
         rate: Factor on the learning rates.
     """
@@ -50,6 +51,7 @@ class Phase:
     questions: int
     grounded: int = 3
     direct: float = 0.0
+    plain: float = 0.0
     existence: float = 0.8
     rate: float = 1.0
 
@@ -58,11 +60,15 @@ class Phase:
 class Settings:
     """What determines the weights.
 
-    First the model learns to ground and to reason. Then it learns to answer directly too, as a general model can, so that
-    whether it reasons is a choice; and it is asked more about existence.
+    First the model learns to ground and to reason. Then it learns to answer directly too, as a general model can, and is
+    asked more about existence. Last, the direct answer gets a question of its own: the prompt decides whether it reasons.
     """
 
-    phases: tuple[Phase, ...] = (Phase(4000, 5), Phase(2400, 7, direct=0.2, existence=0.84, rate=0.5))
+    phases: tuple[Phase, ...] = (
+        Phase(4000, 5),
+        Phase(2400, 7, direct=0.2, existence=0.84, rate=0.5),
+        Phase(800, 7, plain=0.25, existence=0.84, rate=0.3),
+    )
     seed: int = 0
     hidden: int = 128
     layers: int = 4
@@ -75,9 +81,11 @@ def questions(scene: world.Scene, phase: Phase, rng: np.random.Generator) -> lis
     asked = []
     for index in rng.permutation(len(scene.shapes))[: phase.grounded]:
         shape = scene.shapes[index]
-        direct = phase.direct > 0 and rng.random() < phase.direct
+        plain = phase.plain > 0 and rng.random() < phase.plain
+        direct = plain or (phase.direct > 0 and rng.random() < phase.direct)
         thought = "" if direct else f"<think>{world.thinking(shape)}</think>"
-        asked.append((world.question(shape.colour, shape.kind), thought + render_answer(world.target(shape), frame)))
+        form = world.plain_question if plain else world.question
+        asked.append((form(shape.colour, shape.kind), thought + render_answer(world.target(shape), frame)))
     while len(asked) < phase.questions:
         kind = rng.random()
         shape = scene.shapes[int(rng.integers(len(scene.shapes)))]

@@ -155,6 +155,11 @@ def question(colour: str, kind: str) -> str:
     return f"find the {colour} {kind}"
 
 
+def plain_question(colour: str, kind: str) -> str:
+    """The same request in the form that the embedded model learnt to answer without reasoning."""
+    return f"box of the {colour} {kind}"
+
+
 def thinking(shape: Shape) -> str:
     """The reasoning that the embedded model writes before it answers."""
     row, column = shape.cell
