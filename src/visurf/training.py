@@ -23,12 +23,12 @@ from visurf.config import Config, ConfigError, LoraConfig, StageConfig, build, m
 from visurf.data import DataSet, load_data
 from visurf.loop import Loop, autocast
 from visurf.models import VisionLanguageModel, load_model, save_model
-from visurf.naming import load_object, look_up
+from visurf.naming import look_up
 from visurf.paradigms import PARADIGMS, Paradigm
 from visurf.policy import Policy
 from visurf.rollout.local import Sampling
-from visurf.scoring import Scorer
-from visurf.tasks import TASKS, Part, RewardSettings, Task
+from visurf.scoring import Scorer, function_part
+from visurf.tasks import TASKS, RewardSettings, Task
 from visurf.tracking import Tracker
 from visurf.types import Group, Sample
 
@@ -91,7 +91,9 @@ def make_scorer(config: Config, task: Task) -> Scorer:
     settings = RewardSettings(config.reward.variant, config.reward.frame)
     parts = task.parts(settings)
     for name, reference in config.reward.functions.items():
-        parts[name] = Part(load_object(reference), math.inf, "accuracy")
+        parts[name] = function_part(
+            reference, prompt=lambda sample: task.prompt(sample, config.task.prompt), limit_s=config.reward.time_limit
+        )
     return Scorer(task, parts, dict(config.reward.weights), config.reward.on_error)
 
 
