@@ -114,6 +114,8 @@ class RewardConfig:
         weights: Weight of each part; a part that is not named counts once, 0 switches it off (it is still logged).
         functions: More parts: name -> ``pkg.module:function`` or ``file.py:function``, called as (completion, sample), or as TRL
             does if it has an argument ``completions``; the prefixes ``plain:``, ``trl:`` and ``trl-chat:`` say it expressly.
+        segmenter: Adds the part `mask_iou`, which pays the IoU of masks: `classical` for GrabCut, or a SAM 2 checkpoint. Samples
+            without a true mask abstain. Empty for none.
         time_limit: Seconds one call of such a function may take; 0 for no limit. Under a limit it runs in a thread.
         on_error: What a reward that fails, returns no number or exceeds its limit does: stop the run, or abstain and count.
     """
@@ -122,6 +124,7 @@ class RewardConfig:
     frame: tuple[float, float] = (840.0, 840.0)
     weights: Mapping[str, float] = field(default_factory=dict)
     functions: Mapping[str, str] = field(default_factory=dict)
+    segmenter: str = ""
     time_limit: float = 0.0
     on_error: Literal["stop", "abstain"] = "stop"
 

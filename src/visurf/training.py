@@ -22,12 +22,14 @@ from visurf import checkpoint, evaluation, parallel
 from visurf.config import Config, ConfigError, LoraConfig, StageConfig, build, merge, nested, to_dict
 from visurf.data import DataSet, load_data
 from visurf.loop import Loop, autocast
+from visurf.mask_reward import mask_part
 from visurf.models import VisionLanguageModel, load_model, save_model
 from visurf.naming import look_up
 from visurf.paradigms import PARADIGMS, Paradigm
 from visurf.policy import Policy
 from visurf.rollout.local import Sampling
 from visurf.scoring import Scorer, function_part
+from visurf.segmenter import load_segmenter
 from visurf.tasks import TASKS, RewardSettings, Task
 from visurf.tracking import Tracker
 from visurf.types import Group, Sample
@@ -90,6 +92,8 @@ def make_scorer(config: Config, task: Task) -> Scorer:
     """The task's reward as a recipe sets it, with the user's own functions as further parts."""
     settings = RewardSettings(config.reward.variant, config.reward.frame)
     parts = task.parts(settings)
+    if config.reward.segmenter:
+        parts["mask_iou"] = mask_part(load_segmenter(config.reward.segmenter))
     for name, reference in config.reward.functions.items():
         parts[name] = function_part(
             reference, prompt=lambda sample: task.prompt(sample, config.task.prompt), limit_s=config.reward.time_limit

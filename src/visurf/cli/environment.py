@@ -18,15 +18,26 @@ def _env(options: argparse.Namespace) -> int:
     from importlib.metadata import PackageNotFoundError, version
 
     print(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} processors")
-    optional = ("torch", "transformers", "peft", "datasets", "vllm", "tensorboard", "wandb", "matplotlib", "pycocotools")
+    optional = (
+        "torch",
+        "transformers",
+        "peft",
+        "datasets",
+        "vllm",
+        "tensorboard",
+        "wandb",
+        "matplotlib",
+        "pycocotools",
+        "opencv-python-headless",
+    )
     for name in ("visurf", "numpy", "pillow", *optional):
         try:
-            print(f"{name:<14} {version(name)}")
+            print(f"{name:<22} {version(name)}")
         except PackageNotFoundError:
-            print(f"{name:<14} not installed")
+            print(f"{name:<22} not installed")
     if importlib.util.find_spec("torch"):
         import torch
 
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        print(f"devices        {', '.join(devices) or 'CPU only'}")
+        print(f"devices                {', '.join(devices) or 'CPU only'}")
     return 0
