@@ -165,3 +165,35 @@ def test_what_fails_names_its_sample_or_abstains_counted(module, name, message, 
     scores = lenient.score_all(texts, SAMPLE)
     assert [score.parts["own"] for score in scores].count(None) == failed
     assert lenient.failed == {"own": failed}
+
+
+def test_a_recipe_names_functions_of_either_style(module):
+    from visurf.config import Config, RewardConfig
+    from visurf.training import make_scorer
+
+    names = {"words": f"{module}:plain", "chat": f"trl-chat:{module}:chat", "prompted": f"trl:{module}:prompted"}
+    module.write_text(
+        module.read_text() + "def prompted(prompts, **kw):\n    return [float('red mug' in p and len(p) > 7) for p in prompts]\n"
+    )
+    reward = RewardConfig(functions=names, time_limit=5.0, weights={"chat": 2.0})
+    built = make_scorer(Config(reward=reward), TASKS["referring"])
+    sample = Sample("s1", (), "the red mug", Objects())
+    (score,) = built.score_all([Completion("abc", (), Objects(), None)], sample)
+    assert (score.parts["words"], score.parts["chat"], score.parts["prompted"]) == (3.0, 3.0, 1.0)
+
+
+def test_a_group_is_rated_together_and_its_label_alone():
+    from visurf.control import Controls
+    from visurf.groups import form_group
+    from visurf.tasks import Part
+
+    seen = []
+
+    def batch(completions, sample):
+        seen.append(len(completions))
+        return [float(len(completions))] * len(completions)
+
+    own = Scorer(TASKS["referring"], {"own": Part(lambda c, s: batch([c], s)[0], 9.0, "accuracy", batch)})
+    group = form_group(SAMPLE, said("a", "b", "c"), said("d")[0], own, Controls(smooth=False))
+    assert seen == [3, 1]
+    assert group.rewards == (3.0, 3.0, 3.0, 1.0)

@@ -121,14 +121,14 @@ def _rate(reward: str, variant: Variant | None, symbolic: bool, time_limit: floa
     def rate(row: Row) -> Mapping[str, float]:
         try:
             return known.rate(row, options)
-        except DataError as error:
-            if str(error).startswith("field "):
+        except (GradingError, GradingTimeout) as error:
+            raise DataError(f"field 'completion': {error}") from error
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            if isinstance(error, DataError) and str(error).startswith("field "):
                 raise
             # What a reward itself cannot use is its label, but for a few published ones that fail on what was predicted.
             about = "target" if "target" in known.fields and "prediction" not in str(error) else "completion"
             raise DataError(f"field {about!r}: {error}") from error
-        except (GradingError, GradingTimeout) as error:
-            raise DataError(f"field 'completion': {error}") from error
 
     return rate
 
@@ -165,7 +165,7 @@ def _target(value: Any) -> Answer:
             return Points(tuple((float(x), float(y)) for x, y in value["points"]))
         if isinstance(value, list) or (isinstance(value, dict) and "boxes" in value):
             return Row({"target": value}).objects()
-    except (DataError, TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError):
         return Text(json.dumps(value))
     if isinstance(value, dict) and set(value) <= {"class", "text", "number"} and len(value) == 1:
         ((kind, value),) = value.items()

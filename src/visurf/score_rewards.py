@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,6 +24,7 @@ from visurf.rewards import (
 from visurf.types import Box, DataError, Objects, ParseError, Point, Points
 
 Parts = dict[str, float]
+_LARGEST = 1e9
 _PLAIN_FRAME = Frame((1.0, 1.0), (1, 1))
 
 
@@ -66,8 +66,8 @@ class Row:
     def number(self, name: str, *, least: float = 0.0) -> float:
         """A finite number."""
         value = self.field(name, (int, float), "a number")
-        if not (math.isfinite(value) and value >= least):
-            raise DataError(f"field {name!r}: expected a finite number of at least {least:g}, got {value!r:.100}")
+        if not least <= value <= _LARGEST:
+            raise DataError(f"field {name!r}: expected a number from {least:g} to {_LARGEST:g}, got {value!r:.100}")
         return cast(float, value)
 
     def text_target(self, write: Callable[[Any], str]) -> str:
@@ -108,7 +108,11 @@ ALL_VARIANTS: tuple[Variant, ...] = ("sound", "published", "paper")
 
 def _objects(value: Any) -> Objects:
     """Boxes and points of a target: ``{"boxes", "points"}``, a list of boxes, or ``[]``; points default to centres."""
-    boxes = value if isinstance(value, list) else value.get("boxes", [])
+    if isinstance(value, dict) and (not value or set(value) - {"boxes", "points"}):
+        raise ValueError("expected boxes, points or both")
+    boxes = value.get("boxes", []) if isinstance(value, dict) else value
+    if not isinstance(boxes, list):
+        raise TypeError("expected a list of boxes")
     found = tuple(_numbers(box, 4) for box in boxes)
     points = value.get("points") if isinstance(value, dict) else None
     if points is not None and not found:
@@ -120,7 +124,8 @@ def _objects(value: Any) -> Objects:
 def _numbers(values: Any, count: int) -> tuple[Any, ...]:
     if not isinstance(values, list) or len(values) != count:
         raise ValueError(f"expected {count} numbers")
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values):
+    # Also false for NaN, and safe for integers that no double holds.
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and -_LARGEST <= v <= _LARGEST for v in values):
         raise ValueError("expected finite numbers")
     return tuple(values)
 

@@ -46,7 +46,7 @@ def _score(options: argparse.Namespace) -> int:
         scores = score_file(
             options.reward,
             options.source,
-            lambda row: stream.write(json.dumps(row, ensure_ascii=False) + "\n"),
+            lambda row: stream.write(json.dumps(row) + "\n"),
             variant=options.variant,
             on_bad_row=options.on_bad_row,
             symbolic=not options.no_symbolic,
