@@ -4,11 +4,12 @@ import re
 import time
 
 import pytest
+from PIL import Image
 
 from visurf.rewards.adapters import RewardTimeout, from_trl, limited, split_prefix, style_of, within
 from visurf.scoring import RewardError, Scorer, function_part
 from visurf.tasks import TASKS
-from visurf.types import Completion, Objects, Sample
+from visurf.types import Completion, ImageRef, Objects, Sample
 
 SAMPLE = Sample("s1", (), "the red mug", Objects(), meta={"solution": "42", "weights": [1, 2]})
 
@@ -177,7 +178,7 @@ def test_a_recipe_names_functions_of_either_style(module):
     )
     reward = RewardConfig(functions=names, time_limit=5.0, weights={"chat": 2.0})
     built = make_scorer(Config(reward=reward), TASKS["referring"])
-    sample = Sample("s1", (), "the red mug", Objects())
+    sample = Sample("s1", (ImageRef(Image.new("RGB", (8, 8))),), "the red mug", Objects())
     (score,) = built.score_all([Completion("abc", (), Objects(), None)], sample)
     assert (score.parts["words"], score.parts["chat"], score.parts["prompted"]) == (3.0, 3.0, 1.0)
 
