@@ -17,7 +17,8 @@ from visurf.control import total
 from visurf.naming import suggestion
 from visurf.rewards import Variant
 from visurf.rewards.grading import GradingError, GradingTimeout
-from visurf.score_rewards import REWARDS, Options, Row
+from visurf.score_rewards import REWARDS, Options
+from visurf.score_rows import Row
 from visurf.scoring import function_part
 from visurf.types import Answer, Completion, DataError, Number, Points, Sample, Text
 

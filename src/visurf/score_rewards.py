@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from visurf.geometry import Frame, box_centre
+from visurf.geometry import Frame
 from visurf.parsing import parse_objects, parse_points
 from visurf.rewards import (
     Variant,
@@ -21,10 +20,19 @@ from visurf.rewards import (
     vlm_r1_detection,
     vlm_r1_text,
 )
-from visurf.types import Box, DataError, Objects, ParseError, Point, Points
+from visurf.score_rows import (
+    Row,
+    detection_label,
+    fenced_label,
+    grounding_label,
+    plain_label,
+    referred_label,
+    segzero_label,
+    visionreasoner_label,
+)
+from visurf.types import DataError, ParseError, Point, Points
 
 Parts = dict[str, float]
-_LARGEST = 1e9
 _PLAIN_FRAME = Frame((1.0, 1.0), (1, 1))
 
 
@@ -41,51 +49,6 @@ class Options:
     variant: Variant = "sound"
     symbolic: bool = True
     limit_s: float = 10.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row, read field by field; every problem is a DataError that names the field."""
-
-    values: Mapping[str, Any]
-
-    @property
-    def completion(self) -> str:
-        """The model's text."""
-        return cast(str, self.field("completion", str, "text"))
-
-    def field(self, name: str, kinds: type | tuple[type, ...], expected: str) -> Any:
-        """A field of the given type; a bool is no number."""
-        if name not in self.values:
-            raise DataError(f"field {name!r}: expected {expected}, but the row has only {', '.join(sorted(self.values))}")
-        value = self.values[name]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-            raise DataError(f"field {name!r}: expected {expected}, got {value!r:.100}")
-        return value
-
-    def number(self, name: str, *, least: float = 0.0) -> float:
-        """A finite number."""
-        value = self.field(name, (int, float), "a number")
-        if not least <= value <= _LARGEST:
-            raise DataError(f"field {name!r}: expected a number from {least:g} to {_LARGEST:g}, got {value!r:.100}")
-        return cast(float, value)
-
-    def text_target(self, write: Callable[[Any], str]) -> str:
-        """The target: a text as it is, anything else as `write` puts it into the reward's own layout."""
-        value = self.field("target", (str, list, dict, int, float), "the reward's label as text, or a target as in data files")
-        if isinstance(value, str):
-            return value
-        try:
-            return write(value)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise DataError(f"field 'target': not what this reward takes: {value!r:.100}") from error
-
-    def objects(self) -> Objects:
-        """The target as boxes with points."""
-        try:
-            return _objects(self.field("target", (list, dict), "a target of boxes or points"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"field 'target': expected boxes or points, got {self.values['target']!r:.100}") from error
 
 
 @dataclass(frozen=True)
@@ -106,80 +69,6 @@ class FileReward:
 ALL_VARIANTS: tuple[Variant, ...] = ("sound", "published", "paper")
 
 
-def _objects(value: Any) -> Objects:
-    """Boxes and points of a target: ``{"boxes", "points"}``, a list of boxes, or ``[]``; points default to centres."""
-    if isinstance(value, dict) and (not value or set(value) - {"boxes", "points"}):
-        raise ValueError("expected boxes, points or both")
-    boxes = value.get("boxes", []) if isinstance(value, dict) else value
-    if not isinstance(boxes, list):
-        raise TypeError("expected a list of boxes")
-    found = tuple(_numbers(box, 4) for box in boxes)
-    points = value.get("points") if isinstance(value, dict) else None
-    if points is not None and not found:
-        return Objects(tuple((*p, *p) for p in (_numbers(p, 2) for p in points)), tuple(_numbers(p, 2) for p in points))
-    centres = [box_centre(cast(Box, box)) for box in found] if points is None else [_numbers(p, 2) for p in points]
-    return Objects(cast("tuple[Box, ...]", found), cast("tuple[Point, ...]", tuple(centres)))
-
-
-def _numbers(values: Any, count: int) -> tuple[Any, ...]:
-    if not isinstance(values, list) or len(values) != count:
-        raise ValueError(f"expected {count} numbers")
-    # Also false for NaN, and safe for integers that no double holds.
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and -_LARGEST <= v <= _LARGEST for v in values):
-        raise ValueError("expected finite numbers")
-    return tuple(values)
-
-
-def _is_list_of(value: Any, key: str) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and key in v for v in value)
-
-
-def _visionreasoner_label(value: Any) -> str:
-    if _is_list_of(value, "bbox_2d"):
-        return json.dumps(value)
-    found = _objects(value)
-    pairs = zip(found.boxes, found.points or (), strict=True)
-    return json.dumps([{"bbox_2d": list(box), "point_2d": list(point)} for box, point in pairs])
-
-
-def _segzero_label(value: Any) -> str:
-    (box,), (first, second) = value["boxes"], value["points"]
-    corners = ["({:d},{:d})".format(*_numbers(pair, 2)) for pair in (box[:2], box[2:], first, second)]
-    return f"<box>{corners[0]},{corners[1]}</box><points>{corners[2]},{corners[3]}</points>"
-
-
-def _detection_label(value: Any) -> str:
-    if not _is_list_of(value, "Position"):
-        value = [{"Position": list(box), "Confidence": 1} for box in _objects(value).boxes]
-    return f"<answer>{json.dumps(value)}</answer>"
-
-
-def _grounding_label(value: Any) -> str:
-    (box,) = _objects(value).boxes
-    x1, y1, x2, y2 = (round(v) for v in box)
-    return f"<answer>({x1},{y1}),({x2},{y2})</answer>"
-
-
-def _referred_label(value: Any) -> str:
-    flat = isinstance(value, list) and len(value) == 4 and not any(isinstance(v, list) for v in value)
-    (box,) = (_numbers(value, 4),) if flat else _objects(value).boxes
-    return f"<answer>{json.dumps(list(box))}</answer>"
-
-
-def _fenced_label(value: Any) -> str:
-    if value and not _is_list_of(value, "bbox_2d"):
-        raise ValueError("expected a list of objects with bbox_2d and label")
-    return f"<answer>```json\n{json.dumps(value)}\n```</answer>"
-
-
-def _plain_label(value: Any) -> str:
-    if isinstance(value, dict):
-        (value,) = value.values()
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
-        raise TypeError("expected a text or a number")
-    return str(value)
-
-
 def _verdict(row: Row, options: Options, text: str, solution: str) -> bool | None:
     """The symbolic stage of a published reward: the row's own verdict, else the library's, else None."""
     if row.values.get("symbolic_match") is not None:
@@ -194,18 +83,18 @@ def _totalled(parts: Parts) -> Parts:
 
 
 def _visionreasoner(row: Row, options: Options) -> Parts:
-    truth = row.text_target(_visionreasoner_label)
+    truth = row.text_target(visionreasoner_label)
     if options.variant == "sound" and not visionreasoner.is_truth(truth):
         raise DataError(f"field 'target': expected a JSON list of objects with bbox_2d and point_2d, got {truth!r:.100}")
     return visionreasoner.score(row.completion, truth, variant=options.variant)
 
 
 def _segzero(strict: bool) -> FileReward:
-    return FileReward(lambda row, _: segzero.score(row.completion, row.text_target(_segzero_label), strict=strict))
+    return FileReward(lambda row, _: segzero.score(row.completion, row.text_target(segzero_label), strict=strict))
 
 
 def _detection(row: Row, options: Options) -> Parts:
-    texts = row.completion, row.text_target(_detection_label)
+    texts = row.completion, row.text_target(detection_label)
     return visual_rft_detection.detection(*texts, symbolic=_verdict(row, options, *texts), variant=options.variant)
 
 
@@ -227,7 +116,7 @@ def _referred(family: vlm_r1.Family | None) -> FileReward:
         if name == "qwen":
             size = int(row.number("image_width", least=1)), int(row.number("image_height", least=1))
             grid = int(row.number("grid_w")), int(row.number("grid_h"))
-        label = row.text_target(_referred_label)
+        label = row.text_target(referred_label)
         iou = vlm_r1.rec_iou(row.completion, label, family=name, image_size=size, grid=grid)
         return _totalled({"iou": iou, "format": vlm_r1.rec_format(row.completion, family=name)})
 
@@ -271,11 +160,11 @@ def _by_method(methods: Mapping[str, Callable[[str, str], float]], write: Callab
 
 
 def _answer_score(row: Row, options: Options) -> Parts:
-    return mathematics.answer_score(row.completion, row.text_target(_plain_label), limit_s=options.limit_s)
+    return mathematics.answer_score(row.completion, row.text_target(plain_label), limit_s=options.limit_s)
 
 
 def _boxed_score(row: Row, options: Options) -> Parts:
-    score = mathematics.boxed_score(row.completion, row.text_target(_plain_label), limit_s=options.limit_s)
+    score = mathematics.boxed_score(row.completion, row.text_target(plain_label), limit_s=options.limit_s)
     return _totalled({"accuracy": score})
 
 
@@ -314,16 +203,16 @@ REWARDS: dict[str, FileReward] = {
     "segzero": _segzero(strict=False),
     "segzero_strict": _segzero(strict=True),
     "visual_rft_detection": FileReward(_detection, ("target", "[symbolic_match]"), ALL_VARIANTS),
-    "visual_rft_classification": _visual_rft(visual_rft.classification, _plain_label),
-    "visual_rft_lisa": _visual_rft(visual_rft.grounding, _grounding_label),
+    "visual_rft_classification": _visual_rft(visual_rft.classification, plain_label),
+    "visual_rft_lisa": _visual_rft(visual_rft.grounding, grounding_label),
     "vlm_r1_rec": _referred(None),
     "vlm_r1_rec_qwen": _referred("qwen"),
     "vlm_r1_rec_internvl": _referred("internvl"),
     "vlm_r1_rec_glm": _referred("glm"),
-    "vlm_r1_detection": _by_method(DETECTION_METHODS, _fenced_label),
-    **{f"vlm_r1_detection_{name}": _by_method(DETECTION_METHODS, _fenced_label, name) for name in DETECTION_METHODS},
-    "vlm_r1_text": _by_method(TEXT_METHODS, _plain_label),
-    **{f"vlm_r1_text_{name}": _by_method(TEXT_METHODS, _plain_label, name) for name in TEXT_METHODS},
+    "vlm_r1_detection": _by_method(DETECTION_METHODS, fenced_label),
+    **{f"vlm_r1_detection_{name}": _by_method(DETECTION_METHODS, fenced_label, name) for name in DETECTION_METHODS},
+    "vlm_r1_text": _by_method(TEXT_METHODS, plain_label),
+    **{f"vlm_r1_text_{name}": _by_method(TEXT_METHODS, plain_label, name) for name in TEXT_METHODS},
     "vlm_r1_format": _of_text("format", vlm_r1_text.think_format),
     "vlm_r1_length": FileReward(_length, ("n_tokens",)),
     "vlm_r1_repetition": _of_text("repetition", vlm_r1_text.repetition),
