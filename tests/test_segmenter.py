@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from tiny_sam2 import MEAN, STD, save_sam2
 from visurf.mask_reward import mask_part, true_mask
 from visurf.mini import world
-from visurf.segmenter import GrabCut, Sam2, load_segmenter, usable_prompts
+from visurf.sam2 import Sam2
+from visurf.segmenter import GrabCut, load_segmenter, usable_prompts
 from visurf.types import Completion, DataError, ImageRef, Masks, Objects, ParseError, Points, Sample
 
 SIZE = (80, 60)
@@ -116,6 +117,15 @@ def test_grabcut_finds_a_disc_and_respects_its_box(disc):
     assert half.any()
 
 
+def test_grabcut_of_a_large_picture_is_cut_at_a_bounded_size():
+    pytest.importorskip("cv2")
+    image, true = Image.new("RGB", (900, 700), (120, 120, 120)), Image.new("L", (900, 700))
+    for canvas, fill in ((image, (220, 30, 30)), (true, 1)):
+        ImageDraw.Draw(canvas).ellipse((200, 100, 699, 599), fill=fill)
+    (mask,) = GrabCut().segment(ImageRef(image), [(200, 100, 700, 600)], [(450, 350)])
+    assert iou(mask, np.asarray(true)) > 0.95
+
+
 def test_grabcut_falls_back_to_the_box():
     pytest.importorskip("cv2")
     image = ImageRef(Image.new("RGB", SIZE, (120, 120, 120)))
@@ -123,12 +133,13 @@ def test_grabcut_falls_back_to_the_box():
         assert GrabCut().segment(image, [box])[0].sum() == area
 
 
-def test_grabcut_on_the_rendered_world():
+@pytest.mark.parametrize(("domain", "least"), [("clean", 0.93), ("shifted", 0.75)])
+def test_grabcut_on_the_rendered_world(domain, least):
     pytest.importorskip("cv2")
-    samples = [s for s in world.referring_samples(world.CLEAN, 40, 0) if s.target.boxes]
+    samples = [s for s in world.referring_samples(world.DOMAINS[domain], 60, 0) if s.target.boxes]
     found = [GrabCut().segment(s.images[0], s.target.boxes, s.target.points)[0] for s in samples]
     truth = [true_mask(s) for s in samples]
-    assert np.mean([iou(mask, true) for mask, true in zip(found, truth, strict=True)]) > 0.85
+    assert np.mean([iou(mask, true) for mask, true in zip(found, truth, strict=True)]) > least
 
 
 def test_masks_of_the_rendered_world_fill_their_boxes():

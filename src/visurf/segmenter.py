@@ -1,4 +1,4 @@
-"""Boxes and points to masks: by GrabCut, which needs no weights, or by SAM 2.
+"""Boxes and points to masks: by GrabCut, which needs no weights, or by SAM 2 (`visurf.sam2`).
 
 What both promise: one mask a box, in order, uint8 (height, width) with 1 inside, in the size of the original picture. No boxes
 give no masks. A box is clipped to its picture; one that is empty then, or not finite, gives an empty mask. A point that is not
@@ -9,15 +9,10 @@ Importing this module imports neither OpenCV nor torch.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -25,7 +20,6 @@ from visurf.types import Box, ImageRef, Point, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL import Image
 
 
 class Segmenter(Protocol):
@@ -82,18 +76,24 @@ def usable_prompts(boxes: Sequence[Box], points: Sequence[Point | None] | None, 
 class GrabCut:
     """Iterated graph cuts from a box, with colours outside it as background; a point marks sure foreground. Needs OpenCV.
 
-    A box that leaves too little background, or holds too few pixels, to tell colours apart is its own mask, and so is one whose
-    cut leaves nothing. Equal input gives equal masks.
+    A box is its own mask where too little lies outside it, or too few pixels in it, to tell colours apart, and where the cut
+    leaves next to nothing of it. Equal input gives equal masks.
 
     Attributes:
         iterations: Of the cut.
         margin: How much around the box is looked at, as a share of its sides.
+        longest: The part that is looked at is scaled down to this longest side, in pixels, which bounds the time.
+        grain: A picture whose median deviation from its median-filtered self is above this, of 255, is smoothed first.
+        least: A cut that leaves a smaller share of the box counts as failed.
 
     Source: Rother et al., "GrabCut", ACM Transactions on Graphics 23(3), 2004.
     """
 
-    iterations: int = 5
+    iterations: int = 2
     margin: float = 0.5
+    longest: int = 256
+    grain: float = 8.0
+    least: float = 0.2
 
     def segment(
         self, image: ImageRef, boxes: Sequence[Box], points: Sequence[Point | None] | None = None
@@ -104,9 +104,9 @@ class GrabCut:
         prompts = usable_prompts(boxes, points, image.size)
         width, height = image.size
         pixels = np.asarray(image.load()) if any(prompts) else np.zeros((height, width, 3), np.uint8)
-        return [np.zeros((height, width), np.uint8) if p is None else self._cut(pixels, p) for p in prompts]
+        return [np.zeros((height, width), np.uint8) if p is None else self._mask(pixels, p) for p in prompts]
 
-    def _cut(self, pixels: NDArray[np.uint8], prompt: Prompt) -> NDArray[np.uint8]:
+    def _mask(self, pixels: NDArray[np.uint8], prompt: Prompt) -> NDArray[np.uint8]:
         import cv2
 
         height, width = pixels.shape[:2]
@@ -116,174 +116,63 @@ class GrabCut:
         across, down = (max(8, round(self.margin * side)) for side in (right - left, bottom - top))
         x0, y0 = max(left - across, 0), max(top - down, 0)
         window = np.ascontiguousarray(pixels[y0 : min(bottom + down, height), x0 : min(right + across, width)])
-        inside = np.zeros(window.shape[:2], bool)
-        inside[top - y0 : bottom - y0, left - x0 : right - x0] = True
         whole = np.zeros((height, width), np.uint8)
-        part = whole[y0 : y0 + window.shape[0], x0 : x0 + window.shape[1]]
-        part[inside] = 1
+        whole[top:bottom, left:right] = 1
+        size = window.shape[1], window.shape[0]
+        inside = whole[y0 : y0 + size[1], x0 : x0 + size[0]].copy()
+        scale = min(1.0, self.longest / max(size))
+        small = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        if scale < 1:
+            window = np.asarray(cv2.resize(window, small, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+            inside = _resized(inside, small)
+        point = None
+        if prompt.point is not None:
+            point = (prompt.point[0] - x0) * small[0] / size[0], (prompt.point[1] - y0) * small[1] / size[1]
+        kept = self._cut(window, inside != 0, point)
+        if kept is not None:
+            part = whole[y0 : y0 + size[1], x0 : x0 + size[0]]
+            part &= _resized(kept.astype(np.uint8), size)
+        return whole
+
+    def _cut(self, window: NDArray[np.uint8], inside: NDArray[np.bool_], point: Point | None) -> NDArray[np.bool_] | None:
+        """The foreground of a window, or None where a cut is not possible or fails."""
+        import cv2
+
         # Each side's colours are five clusters, of which every one needs pixels.
         if min(int(inside.sum()), int((~inside).sum())) < 16:
-            return whole
+            return None
+        if np.median(cv2.absdiff(window, cv2.medianBlur(window, 3))) > self.grain:
+            window = np.asarray(cv2.GaussianBlur(window, (5, 5), 0), dtype=np.uint8)
         labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
-        if prompt.point is not None:
-            radius = max(1, round(0.05 * min(right - left, bottom - top)))
+        if point is not None:
+            radius = max(1.0, 0.05 * math.sqrt(inside.sum()))
             rows, columns = np.ogrid[: window.shape[0], : window.shape[1]]
-            near = (columns + 0.5 + x0 - prompt.point[0]) ** 2 + (rows + 0.5 + y0 - prompt.point[1]) ** 2 <= radius**2
+            near = (columns + 0.5 - point[0]) ** 2 + (rows + 0.5 - point[1]) ** 2 <= radius**2
             labels[near & inside] = cv2.GC_FGD
         cv2.setRNGSeed(0)
         models = np.zeros((1, 65)), np.zeros((1, 65))
         # The rectangle is not looked at where a mask is given.
         cv2.grabCut(window, labels, (0, 0, 1, 1), *models, self.iterations, cv2.GC_INIT_WITH_MASK)
-        kept = inside & ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
-        if kept.any():
-            part[:] = kept
-        return whole
+        kept: NDArray[np.bool_] = inside & ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
+        return kept if kept.sum() >= self.least * inside.sum() else None
 
 
-class Sam2:
-    """SAM 2 through transformers: box and point prompts; a picture is embedded once and its embedding kept.
+def _resized(mask: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """A mask in another width and height, by the nearest pixel."""
+    import cv2
 
-    Not safe to be used by several threads at once, but for `segment`, which takes turns.
-
-    Attributes:
-        embedded: How many pictures were embedded so far.
-
-    Source: Ravi et al., "SAM 2: Segment Anything in Images and Videos", arXiv 2408.00714.
-    """
-
-    def __init__(self, path: str | Path, *, device: str = "", cache_bytes: int = 1 << 30, batch: int = 16) -> None:
-        """Load a checkpoint.
-
-        Args:
-            path: Folder in the hub's layout, or hub name, such as ``facebook/sam2.1-hiera-tiny``.
-            device: Where it runs; empty for a GPU where there is one.
-            cache_bytes: Embeddings are kept up to this size, the least recently used are dropped first.
-            batch: Pictures embedded, and boxes decoded, at once.
-        """
-        import torch
-        from transformers import Sam2Model
-
-        self._torch = torch
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model: Any = Sam2Model.from_pretrained(str(path)).to(self.device).eval()  # type: ignore[arg-type]
-        self.processor = _pil_processor().from_pretrained(str(path))
-        self.cache_bytes, self.batch, self.embedded = cache_bytes, batch, 0
-        self._cache: OrderedDict[Any, list[Any]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def segment(
-        self, image: ImageRef, boxes: Sequence[Box], points: Sequence[Point | None] | None = None
-    ) -> list[NDArray[np.uint8]]:
-        """See `Segmenter.segment`."""
-        return self.segment_batch([image], [boxes], [points])[0]
-
-    def segment_batch(
-        self,
-        images: Sequence[ImageRef],
-        boxes: Sequence[Sequence[Box]],
-        points: Sequence[Sequence[Point | None] | None] | None = None,
-    ) -> list[list[NDArray[np.uint8]]]:
-        """`segment` of several pictures; those that are not embedded yet are embedded together."""
-        given = points if points is not None else [None] * len(images)
-        prompts = [usable_prompts(b, p, i.size) for i, b, p in zip(images, boxes, given, strict=True)]
-        found: list[list[NDArray[np.uint8]]] = []
-        with self._lock, self._torch.inference_mode():
-            for start in range(0, len(images), self.batch):
-                chunk = range(start, min(start + self.batch, len(images)))
-                embeddings = self._embeddings([images[i] for i in chunk if any(prompts[i])])
-                for i in chunk:
-                    embedding = embeddings.pop(0) if any(prompts[i]) else []
-                    found.append(self._masks(embedding, prompts[i], images[i].size))
-        return found
-
-    def _embeddings(self, images: Sequence[ImageRef]) -> list[list[Any]]:
-        """The embedding of each picture: from the cache, or computed for all others at once."""
-        keys, pictures = [], {}
-        for image in images:
-            key, picture = _identity(image)
-            keys.append(key)
-            if key not in self._cache and key not in pictures:
-                pictures[key] = image.load() if picture is None else picture
-        held = {key: self._cache[key] for key in keys if key in self._cache}
-        if pictures:
-            pixels = self.processor(list(pictures.values()), return_tensors="pt")["pixel_values"]
-            levels = self.model.get_image_embeddings(pixels.to(self.device, self.model.dtype))
-            self.embedded += len(pictures)
-            for index, key in enumerate(pictures):
-                # Copies: a slice of a batch would keep the whole batch alive.
-                held[key] = [level[index : index + 1].clone() for level in levels]
-        for key in keys:
-            self._cache[key] = held[key]
-            self._cache.move_to_end(key)
-        while self._cache and self.cached_bytes > self.cache_bytes:
-            self._cache.popitem(last=False)
-        return [held[key] for key in keys]
-
-    @property
-    def cached_bytes(self) -> int:
-        """The size of the embeddings that are kept."""
-        return sum(level.nbytes for levels in self._cache.values() for level in levels)
-
-    def _masks(self, embedding: list[Any], prompts: Sequence[Prompt | None], size: Size) -> list[NDArray[np.uint8]]:
-        torch = self._torch
-        width, height = size
-        masks = [np.zeros((height, width), np.uint8) for _ in prompts]
-        sx, sy = self.processor.size["width"] / width, self.processor.size["height"] / height
-        # A missing point would be one more, empty token: boxes with and without a point are decoded apart.
-        for pointed in (True, False):
-            usable = [(i, p) for i, p in enumerate(prompts) if p is not None and (p.point is not None) is pointed]
-            for start in range(0, len(usable), self.batch):
-                chunk = usable[start : start + self.batch]
-                boxes = [[x1 * sx, y1 * sy, x2 * sx, y2 * sy] for x1, y1, x2, y2 in (p.box for _, p in chunk)]
-                arguments = {"input_boxes": torch.tensor([boxes], dtype=self.model.dtype, device=self.device)}
-                if pointed:
-                    where = [[[p.point[0] * sx, p.point[1] * sy]] for _, p in chunk if p.point is not None]
-                    arguments["input_points"] = torch.tensor([where], dtype=self.model.dtype, device=self.device)
-                    arguments["input_labels"] = torch.ones((1, len(chunk), 1), dtype=torch.int64, device=self.device)
-                logits = self.model(image_embeddings=embedding, multimask_output=False, **arguments).pred_masks[0]
-                full = torch.nn.functional.interpolate(logits.float(), (height, width), mode="bilinear", align_corners=False)
-                for (index, _), mask in zip(chunk, full[:, 0], strict=True):
-                    masks[index] = (mask > 0).to(torch.uint8).cpu().numpy()
-        return masks
-
-
-def _identity(image: ImageRef) -> tuple[Any, Image.Image | None]:
-    """What tells pictures apart in a cache, and the decoded picture where it had to be decoded for that."""
-    if isinstance(image.source, str | Path):
-        state = Path(image.source).stat() if Path(image.source).exists() else None
-        return (str(image.source), None if state is None else (state.st_mtime_ns, state.st_size)), None
-    if isinstance(image.source, bytes):
-        return hashlib.sha256(image.source).digest(), None
-    picture = image.load()
-    return (picture.size, hashlib.sha256(picture.tobytes()).digest()), picture
-
-
-@functools.cache
-def _pil_processor() -> Any:
-    """SAM 2's image processor over PIL: transformers' own needs torchvision."""
-    from transformers.image_processing_backends import PilBackend
-    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
-
-    class Sam2ImageProcessorPil(PilBackend):
-        resample = PILImageResampling.BILINEAR
-        image_mean = IMAGENET_DEFAULT_MEAN
-        image_std = IMAGENET_DEFAULT_STD
-        size = {"height": 1024, "width": 1024}  # noqa: RUF012 - how transformers declares a processor's defaults
-        do_resize = True
-        do_rescale = True
-        do_normalize = True
-        do_convert_rgb = True
-
-    return Sam2ImageProcessorPil
+    return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
 
 
 def load_segmenter(name: str) -> Segmenter:
-    """``classical`` for `GrabCut`, else a checkpoint of `Sam2`: a folder in the hub's layout, or a hub name.
+    """``classical`` for `GrabCut`, else a checkpoint of `visurf.sam2.Sam2`: a folder in the hub's layout, or a hub name.
 
     Raises:
         ImportError: OpenCV is not installed.
     """
     if name != "classical":
+        from visurf.sam2 import Sam2
+
         return Sam2(name)
     try:
         import cv2  # noqa: F401 - fails here rather than in the middle of a run
