@@ -17,7 +17,8 @@ MODULES = {
 }
 # Rules on what completions are worth import no torch, so that they test in seconds and run anywhere.
 TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks", "benchmarks")
-TORCH_FREE += ("groups", "scoring", "paradigms", "naming", "config", "data")
+TORCH_FREE += ("groups", "scoring", "paradigms", "naming", "config", "data", "segmenter", "sam2", "mask_reward", "cli")
+TORCH_FREE += ("score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
 MAY_IMPORT = {
@@ -43,6 +44,9 @@ MUST_NOT_IMPORT = {
     "loop": ("tasks", "models.qwen", "models.loading", "rewards"),
     "evaluation": ("reporting", "cli"),
     "tasks": ("benchmarks", "models", "loop"),
+    "fixtures": ("cli", "training", "loop"),
+    "score_rewards": ("cli", "training", "fixtures"),
+    "segmenter": ("tasks", "rewards", "scoring", "models"),
 }
 
 

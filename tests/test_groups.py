@@ -216,7 +216,7 @@ def test_a_part_that_abstains_is_counted_and_not_zero():
     score = rate.score(Completion("hello", (), None, None), PRESENT)
     assert score.parts == {"none": None, "bad": None, "one": 1.0}
     assert score.total == 1.0
-    assert rate.abstained == {"bad": 1}
+    assert rate.failed == {"bad": 1}
     assert mean_parts([score, Score({"none": 3.0, "one": 0.0}, 3.0)]) == {"none": 3.0, "one": 0.5, "total": 2.0}
 
 

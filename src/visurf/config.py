@@ -112,14 +112,20 @@ class RewardConfig:
         variant: `sound`, `published` (the formulas of the released code) or `paper`, where the task's reward has them.
         frame: Width and height of the frame in which pixel thresholds hold.
         weights: Weight of each part; a part that is not named counts once, 0 switches it off (it is still logged).
-        functions: More parts: name -> ``pkg.module:function`` or ``file.py:function``, called as (completion, sample).
-        on_error: What an exception in a reward does: stop the run, or abstain and count.
+        functions: More parts: name -> ``pkg.module:function`` or ``file.py:function``, called as (completion, sample), or as TRL
+            does if it has an argument ``completions``; the prefixes ``plain:``, ``trl:`` and ``trl-chat:`` say it expressly.
+        segmenter: Adds the part `mask_iou`, which pays the IoU of masks: `classical` for GrabCut, or a SAM 2 checkpoint. Samples
+            without a true mask abstain. Empty for none.
+        time_limit: Seconds one call of such a function may take; 0 for no limit. Under a limit it runs in a thread.
+        on_error: What a reward that fails, returns no number or exceeds its limit does: stop the run, or abstain and count.
     """
 
     variant: Literal["sound", "published", "paper"] = "sound"
     frame: tuple[float, float] = (840.0, 840.0)
     weights: Mapping[str, float] = field(default_factory=dict)
     functions: Mapping[str, str] = field(default_factory=dict)
+    segmenter: str = ""
+    time_limit: float = 0.0
     on_error: Literal["stop", "abstain"] = "stop"
 
 
@@ -318,6 +324,7 @@ class Config:
             "objective.kl": self.objective.kl,
             "advantage.eps": self.advantage.eps,
             "advantage.ddof": self.advantage.ddof,
+            "reward.time_limit": self.reward.time_limit,
             "model.lora.rank": self.model.lora.rank,
             "evaluation.every": self.evaluation.every,
             "evaluation.limit": self.evaluation.limit,

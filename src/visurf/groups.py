@@ -31,7 +31,7 @@ def form_group(
         scorer: Rates rollouts and label by the same functions.
         controls: Eliminate acts in the label's score, smooth on its reward.
     """
-    scores = [scorer.score(rollout, sample) for rollout in rollouts]
+    scores = scorer.score_all(rollouts, sample)
     rewards = [score.total for score in scores]
     if label is None:
         return Group(sample, tuple(rollouts), tuple(scores), tuple(rewards))

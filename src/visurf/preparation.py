@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,24 @@ from torch import nn
 
 from visurf import parallel
 from visurf.config import Config, ConfigError, LoraConfig
+from visurf.mask_reward import mask_part
 from visurf.models import VisionLanguageModel, load_model
-from visurf.naming import load_object
 from visurf.policy import Policy
-from visurf.scoring import Scorer
-from visurf.tasks import Part, RewardSettings, Task
+from visurf.scoring import Scorer, function_part
+from visurf.segmenter import load_segmenter
+from visurf.tasks import RewardSettings, Task
 
 
 def make_scorer(config: Config, task: Task) -> Scorer:
     """The task's reward as a recipe sets it, with the user's own functions as further parts."""
     settings = RewardSettings(config.reward.variant, config.reward.frame)
     parts = task.parts(settings)
+    if config.reward.segmenter:
+        parts["mask_iou"] = mask_part(load_segmenter(config.reward.segmenter))
     for name, reference in config.reward.functions.items():
-        parts[name] = Part(load_object(reference), math.inf, "accuracy")
+        parts[name] = function_part(
+            reference, prompt=lambda sample: task.prompt(sample, config.task.prompt), limit_s=config.reward.time_limit
+        )
     return Scorer(task, parts, dict(config.reward.weights), config.reward.on_error)
 
 

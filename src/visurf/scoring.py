@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from visurf.control import Controls, eliminate, total
 from visurf.geometry import Frame
+from visurf.naming import load_object
+from visurf.rewards.adapters import from_trl, limited, split_prefix, style_of
 from visurf.tasks.task import Part, Task
 from visurf.types import Completion, ParseError, Sample, Score
 
@@ -54,26 +57,40 @@ class Scorer:
         Raises:
             RewardError: A part raised or returned NaN or no number, and `on_error` is `stop`.
         """
-        values: dict[str, float | None] = {}
-        for name, part in self.parts.items():
-            problem: Exception | None = None
-            value: float | None = None
-            try:
-                value = part.function(completion, sample)
-                value = None if value is None else float(value)
-            except Exception as error:  # noqa: BLE001 - a user's function may raise anything; it is reported with its sample
-                problem = error
-            if problem is not None or (value is not None and not math.isfinite(value)):
-                if self.on_error == "stop":
-                    seen = f"raised {problem!r}" if problem is not None else f"returned {value!r}"
-                    raise RewardError(
-                        f"reward {name!r} {seen} on sample {sample.id!r}, completion {completion.text[:2000]!r}. "
-                        "Fix the function, or set reward.on_error: abstain to leave such parts out, counted"
-                    ) from problem
-                value = None
-                self.failed[name] = self.failed.get(name, 0) + 1
-            values[name] = value
-        return Score(values, total(values, self.weights))
+        return self.score_all([completion], sample)[0]
+
+    def score_all(self, completions: Sequence[Completion], sample: Sample) -> list[Score]:
+        """`score` of several completions of one sample; a part that rates them together gets them together."""
+        columns = {name: self._column(name, part, completions, sample) for name, part in self.parts.items()}
+        rows = [{name: column[i] for name, column in columns.items()} for i in range(len(completions))]
+        return [Score(values, total(values, self.weights)) for values in rows]
+
+    def _column(self, name: str, part: Part, completions: Sequence[Completion], sample: Sample) -> list[float | None]:
+        """What one part gives every completion, after `on_error`."""
+        found: Sequence[Any]
+        if part.batch is None:
+            found = [_attempt(part.function, completion, sample) for completion in completions]
+        else:
+            found = _attempt(part.batch, completions, sample)
+            if isinstance(found, Exception):
+                found = [found] * len(completions)
+        return [self._checked(name, value, completion, sample) for value, completion in zip(found, completions, strict=True)]
+
+    def _checked(self, name: str, value: Any, completion: Completion, sample: Sample) -> float | None:
+        """A finite number, or None for an abstention, which is counted where it stands for a failure."""
+        if not isinstance(value, Exception):
+            value = None if value is None else _attempt(float, value)
+        if value is None or (not isinstance(value, Exception) and math.isfinite(value)):
+            return value
+        if self.on_error == "stop":
+            problem = value if isinstance(value, Exception) else None
+            seen = f"raised {problem!r}" if problem is not None else f"returned {value!r}"
+            raise RewardError(
+                f"reward {name!r} {seen} on sample {sample.id!r}, completion {completion.text[:2000]!r}. "
+                "Fix the function, or set reward.on_error: abstain to leave such parts out, counted"
+            ) from problem
+        self.failed[name] = self.failed.get(name, 0) + 1
+        return None
 
     def score_label(self, label: Completion, sample: Sample, controls: Controls) -> Score:
         """The label's score by the same functions, after the eliminate control.
@@ -89,6 +106,37 @@ class Scorer:
     def accuracy(self, score: Score) -> float:
         """The weighted sum of the parts that pay for accuracy."""
         return total({n: v for n, v in score.parts.items() if self.parts[n].about == "accuracy"}, self.weights)
+
+
+def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The value of a call, or the exception it raised."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # noqa: BLE001 - a user's function may raise anything; it is reported with its sample
+        return error
+
+
+def function_part(reference: str, *, prompt: Callable[[Sample], str], limit_s: float = 0.0) -> Part:
+    """A user's function as a part that pays for accuracy, without a known maximum.
+
+    Args:
+        reference: ``pkg.module:function`` or ``file.py:function``, called as (completion, sample), or as TRL does if it has an
+            argument ``completions``. The prefixes ``plain:``, ``trl:`` and ``trl-chat:`` (conversational) say it expressly.
+        prompt: What TRL-style functions get as the prompt.
+        limit_s: Seconds one call may take, 0 for no limit.
+
+    Raises:
+        ValueError: There is no such function.
+    """
+    asked, place = split_prefix(reference)
+    function = load_object(place)
+    if not callable(function):
+        raise ValueError(f"{reference!r}: expected a function, got {type(function).__name__}")
+    style = asked or style_of(function)
+    if style == "plain":
+        return Part(limited(function, limit_s), math.inf, "accuracy")
+    batch = from_trl(function, conversational=style == "trl-chat", prompt=prompt, limit_s=limit_s)
+    return Part(lambda completion, sample: batch([completion], sample)[0], math.inf, "accuracy", batch)
 
 
 def label_completion(task: Task, sample: Sample, frame: Frame, controls: Controls) -> Completion:

@@ -8,12 +8,16 @@ post-trained and evaluated on. `REFERRING` questions name a colour and a shape; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from visurf.geometry import box_iou
 from visurf.types import Box, ImageRef, Objects, Point, Sample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SIZE = 64
 CELLS = 4
@@ -74,6 +78,23 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class ShapeMask:
+    """The pixels of a shape, drawn when asked for."""
+
+    shape: Shape
+
+    def load(self) -> NDArray[np.uint8]:
+        """(SIZE, SIZE), 1 where the shape covers at least half of a pixel."""
+        image = Image.new("RGB", (SIZE * _OVERSAMPLE, SIZE * _OVERSAMPLE))
+        _draw(ImageDraw.Draw(image), self.shape, (255, 255, 255))
+        return (np.asarray(image.reduce(_OVERSAMPLE))[..., 0] >= 128).astype(np.uint8)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The mask, for `numpy.asarray`."""
+        return np.asarray(self.load(), dtype=dtype)
+
+
+@dataclass(frozen=True)
 class Scene:
     """Shapes on a background; every (colour, shape) pair occurs at most once."""
 
@@ -102,10 +123,10 @@ class Scene:
         return next((s for s in self.shapes if (s.colour, s.kind) == (colour, kind)), None)
 
 
-def _draw(draw: ImageDraw.ImageDraw, shape: Shape) -> None:
+def _draw(draw: ImageDraw.ImageDraw, shape: Shape, fill: tuple[int, int, int] | None = None) -> None:
     x, y = (v * _OVERSAMPLE for v in shape.centre)
     r = shape.radius * _OVERSAMPLE
-    fill = COLOURS[shape.colour]
+    fill = COLOURS[shape.colour] if fill is None else fill
     match shape.kind:
         case "circle":
             draw.ellipse((x - r, y - r, x + r - 1, y + r - 1), fill=fill)
@@ -189,6 +210,8 @@ def referring_samples(domain: Domain, count: int, seed: int, absent: float = 0.4
         else:
             shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
             colour, kind = shape.colour, shape.kind
-        answer = target(scene.find(colour, kind))
-        samples.append(Sample(f"{seed}-{index}", (ImageRef(scene.render()),), question(colour, kind), answer))
+        found = scene.find(colour, kind)
+        picture = (ImageRef(scene.render()),)
+        meta = {} if found is None else {"mask": ShapeMask(found)}
+        samples.append(Sample(f"{seed}-{index}", picture, question(colour, kind), target(found), meta=meta))
     return samples

@@ -138,6 +138,11 @@ def score(text: str, truth_text: str, *, variant: Variant = "sound") -> dict[str
     return {**parts, "total": sum(parts.values())}
 
 
+def is_truth(truth_text: str) -> bool:
+    """Whether a text is a JSON list of objects that each have a box of four and a point of two numbers."""
+    return _objects(_json_or_none(truth_text)) is not None
+
+
 def _json_or_none(text: str) -> Any:
     try:
         return load_json(text)

@@ -22,11 +22,14 @@ class Part:
         function: (completion, sample) -> a float in [minimum, maximum], or None to abstain.
         maximum: What a perfect completion earns.
         about: What it pays for. The eliminate control acts on `thinking`, smoothing may compare `accuracy`.
+        batch: The same for several completions of one sample at once, where that is another computation; None to call
+            `function` for each.
     """
 
     function: RewardFunction
     maximum: float
     about: Literal["thinking", "format", "accuracy"]
+    batch: Callable[[Sequence[Completion], Sample], Sequence[float | None]] | None = None
 
 
 @dataclass(frozen=True)

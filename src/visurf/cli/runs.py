@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or data, 130 interrupted (and resumable)."""
+"""Commands that train or measure a model: demo, init, train, eval."""
 
 from __future__ import annotations
 
@@ -6,110 +6,49 @@ import argparse
 import json
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
-DESCRIPTION = """\
-Post-train vision-language models with supervision and reinforcement in one stage.
-
-try it
-  demo      train the embedded model with every paradigm and show what each learns
-  env       versions, devices and optional parts
-
-your own data
-  init      write a recipe for a JSONL file
-  train     run a recipe
-  eval      measure a model on a JSONL file
-"""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their arguments."""
-    parser = argparse.ArgumentParser("visurf", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="store_true", help="print the version")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    demo = commands.add_parser("demo", help="train the embedded model with every paradigm")
+def add(commands: Any) -> None:
+    """Add the commands of this group."""
+    demo = commands.add_parser("demo", description="train the embedded model with every paradigm")
     demo.add_argument("--paradigm", action="append", dest="paradigms", metavar="NAME", help="only this one (repeatable)")
     demo.add_argument("--out", type=Path, default=Path("demo-out"), help="folder of the results (default demo-out)")
     demo.add_argument("--seeds", type=int, default=1, help="runs of each paradigm (default 1)")
     demo.add_argument("--held-out", type=int, default=400, help="held-out prompts (default 400)")
     demo.add_argument("override", nargs="*", metavar="key=value", help="changes to the demo's recipe, such as steps=300")
+    demo.set_defaults(run=_demo)
     _mode(demo)
 
-    init = commands.add_parser("init", help="write a recipe for a JSONL file")
+    init = commands.add_parser("init", description="write a recipe for a JSONL file")
     init.add_argument("data", type=Path, metavar="DATA.jsonl")
     init.add_argument("--images", type=Path, help="folder that image paths are relative to (default: the data's own)")
     init.add_argument("--model", default="Qwen/Qwen2.5-VL-3B-Instruct", help="folder or hub name of a checkpoint")
     init.add_argument("--out", type=Path, help="the recipe to write (default: beside the data)")
+    init.set_defaults(run=_init)
 
-    train = commands.add_parser("train", help="run a recipe; runs that were interrupted go on where they stood")
+    train = commands.add_parser("train", description="run a recipe; runs that were interrupted go on where they stood")
     train.add_argument("recipe", metavar="RECIPE.yaml")
     train.add_argument("override", nargs="*", metavar="key=value", help="such as paradigm=rlvr optimizer.lr=1e-5")
+    train.set_defaults(run=_train)
     _mode(train)
 
-    evaluate = commands.add_parser("eval", help="measure a model on a JSONL file")
+    evaluate = commands.add_parser("eval", description="measure a model on a JSONL file")
     evaluate.add_argument("model", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
     evaluate.add_argument("data", metavar="DATA.jsonl")
     evaluate.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe")
     evaluate.add_argument("--out", type=Path, default=Path("evaluation"), help="folder of records.jsonl and summary.json")
     evaluate.add_argument("override", nargs="*", metavar="key=value")
+    evaluate.set_defaults(run=_eval)
     _mode(evaluate)
-
-    commands.add_parser("env", help="versions, devices and optional parts")
-    return parser
 
 
 def _mode(parser: argparse.ArgumentParser) -> None:
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_const", const="quiet", dest="mode", default="auto", help="no progress")
     shown.add_argument("--json", action="store_const", const="json", dest="mode", help="one JSON line per step")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
-    # argparse takes no second run of positionals after an option: key=value may stand anywhere.
-    changes = [a for a in rest if "=" in a and not a.startswith("-")]
-    if len(changes) < len(rest) or (rest and not hasattr(options, "override")):
-        parser.error(f"unrecognized arguments: {' '.join(a for a in rest if a not in changes) or ' '.join(rest)}")
-    if rest:
-        options.override = [*options.override, *changes]
-    if options.version:
-        import visurf
-
-        print(visurf.__version__)
-        return 0
-    if options.command is None:
-        parser.print_help()
-        return EXIT_USAGE
-    from visurf.config import ConfigError
-    from visurf.types import DataError
-
-    try:
-        return int(_COMMANDS[options.command](options))
-    except (ConfigError, DataError, ValueError) as error:
-        print(f"visurf: {error}", file=sys.stderr)
-        if os.environ.get("VISURF_TRACEBACK"):
-            raise
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("\nvisurf: interrupted; the same command goes on where it stood", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except ModuleNotFoundError as error:
-        print(f"visurf: {error}; install what training needs with: pip install 'visurf[train]'", file=sys.stderr)
-        return EXIT_FAILED
-    except (OSError, RuntimeError) as error:
-        if os.environ.get("VISURF_TRACEBACK"):
-            raise
-        print(f"visurf: {error}\n(VISURF_TRACEBACK=1 shows where)", file=sys.stderr)
-        return EXIT_FAILED
 
 
 def _quiet_libraries() -> None:
@@ -205,26 +144,3 @@ def _eval(options: argparse.Namespace) -> int:
             print(f"{name:<14} {value:.4f}")
         print(f"records in {options.out / 'records.jsonl'}")
     return 0
-
-
-def _env(options: argparse.Namespace) -> int:
-    import importlib.util
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    print(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} processors")
-    optional = ("torch", "transformers", "peft", "datasets", "vllm", "tensorboard", "wandb", "matplotlib", "pycocotools")
-    for name in ("visurf", "numpy", "pillow", *optional):
-        try:
-            print(f"{name:<14} {version(name)}")
-        except PackageNotFoundError:
-            print(f"{name:<14} not installed")
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        print(f"devices        {', '.join(devices) or 'CPU only'}")
-    return 0
-
-
-_COMMANDS = {"demo": _demo, "init": _init, "train": _train, "eval": _eval, "env": _env}

@@ -1,0 +1,96 @@
+"""``visurf data``: look at data sets in their original layout, and convert others."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the commands of this group."""
+    data = commands.add_parser("data", description="show a data set; convert COCO, YOLO or CSV")
+    kinds = data.add_subparsers(dest="what", metavar="COMMAND", required=True)
+
+    show = kinds.add_parser("show", help="counts per split, picture sizes, broken rows; a contact sheet")
+    show.add_argument("name", metavar="NAME", help="a data set (an unknown name lists them), or pkg.module:NAME")
+    show.add_argument("path", type=Path, metavar="PATH", help="its folder")
+    show.add_argument("--split", action="append", dest="splits", metavar="NAME", help="only this one (repeatable)")
+    show.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw samples with their labels")
+    show.add_argument("--check", type=int, default=500, metavar="N", help="picture headers read a split (default 500)")
+    show.add_argument("--seed", type=int, default=0, help="of the pictures checked and drawn (default 0)")
+    show.set_defaults(run=_show)
+
+    convert = kinds.add_parser("convert", help="write the project's JSONL")
+    layouts = convert.add_subparsers(dest="layout", metavar="LAYOUT", required=True)
+    coco = layouts.add_parser("coco", help="a JSON file in COCO's or LVIS's layout")
+    coco.add_argument("annotations", type=Path, metavar="FILE.json")
+    coco.add_argument("--images", type=Path, required=True, help="the picture folder")
+    coco.add_argument("--class", action="append", dest="classes", metavar="NAME", help="only this category (repeatable)")
+    coco.add_argument("--absent", type=int, default=1, metavar="N", help="absent categories asked of a picture; -1 for all")
+    coco.add_argument("--seed", type=int, default=0, help="of the absent categories (default 0)")
+    yolo = layouts.add_parser("yolo", help="a folder of pictures and one of label files")
+    yolo.add_argument("images", type=Path, metavar="IMAGES")
+    yolo.add_argument("labels", type=Path, metavar="LABELS")
+    yolo.add_argument("--names", type=Path, required=True, help="data.yaml, or a text file with one class name a line")
+    yolo.add_argument("--only-present", action="store_true", help="do not ask for classes that a picture does not hold")
+    table = layouts.add_parser("csv", help="a table with columns image, question and what is true")
+    table.add_argument("table", type=Path, metavar="FILE.csv")
+    table.add_argument("--images", type=Path, required=True, help="the picture folder")
+    table.add_argument("--box-format", choices=("xyxy", "xywh"), default="xyxy", help="of the box columns (default xyxy)")
+    for layout in (coco, yolo, table):
+        layout.add_argument("out", type=Path, metavar="OUT.jsonl")
+        layout.add_argument("--on-bad-row", choices=("error", "skip"), default="error", help="stop at it, or leave it out, counted")
+        layout.set_defaults(run=_convert)
+    for layout in (coco, yolo):
+        layout.add_argument("--question", default="{category}", help="the question; {category} stands for the class")
+
+
+def _show(options: argparse.Namespace) -> int:
+    from visurf.benchmarks import get_benchmark
+    from visurf.benchmarks.rows import check_split
+    from visurf.benchmarks.show import format_summaries, show
+
+    benchmark = get_benchmark(options.name)
+    for split in options.splits or ():
+        check_split(split, benchmark.splits, benchmark.name)
+    drawn = {"splits": options.splits, "sheet": options.sheet, "check": options.check, "seed": options.seed}
+    print(format_summaries(show(benchmark, options.path, **drawn)))
+    if options.sheet is not None:
+        print(f"drawn in {options.sheet}")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from visurf.benchmarks import convert
+    from visurf.benchmarks.rows import RowReport
+
+    report = RowReport(options.on_bad_row)
+    match options.layout:
+        case "coco":
+            rows = convert.from_coco(
+                options.annotations,
+                options.images,
+                question=options.question,
+                classes=options.classes,
+                absent=None if options.absent < 0 else options.absent,
+                seed=options.seed,
+                report=report,
+            )
+        case "yolo":
+            rows = convert.from_yolo(
+                options.images,
+                options.labels,
+                convert.read_yolo_names(options.names),
+                question=options.question,
+                absent=not options.only_present,
+                report=report,
+            )
+        case _:
+            rows = convert.from_csv(options.table, options.images, box_format=options.box_format, report=report)
+    count = convert.write_jsonl(rows, options.out)
+    if summary := report.summary():
+        print(summary)
+    empty = sum(row["target"] == [] for row in rows)
+    print(f"{count} rows, {empty} of them without an object, in {options.out}")
+    return 0

@@ -1,0 +1,182 @@
+"""The commands score and data as one types them: output and exit status."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from visurf.cli import main
+
+EMPTY = "<think>I see</think><answer>[]</answer>"
+
+
+@pytest.fixture
+def completions(tmp_path):
+    path = tmp_path / "completions.jsonl"
+    rows = [{"id": f"r{i}", "completion": EMPTY, "target": "[]"} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_score_writes_a_row_for_each(completions, tmp_path, capsys):
+    out = tmp_path / "scores.jsonl"
+    assert main(["score", "--reward", "visionreasoner", "--variant", "published", "--in", str(completions), "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["r0", "r1", "r2"]
+    assert {row["total"] for row in rows} == {2.0}
+    assert capsys.readouterr().out.splitlines()[-1] == "3 rows scored"
+
+
+def test_score_without_out_writes_rows_to_the_standard_output(completions, capsys):
+    assert main(["score", "--reward", "visionreasoner", "--in", str(completions)]) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["total"] for line in printed.out.splitlines()] == [7.0] * 3
+    assert "3 rows scored" in printed.err
+
+
+def test_a_bad_row_is_exit_status_2_and_leaves_no_file(completions, tmp_path, capsys):
+    completions.write_text(completions.read_text() + '{"id": 1}\n')
+    out = tmp_path / "scores.jsonl"
+    command = ["score", "--reward", "visionreasoner", "--in", str(completions), "--out", str(out)]
+    assert main(command) == 2
+    assert "completions.jsonl: line 4, field 'completion': expected text" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["completions.jsonl"]
+    assert main([*command, "--on-bad-row", "skip"]) == 0
+    assert len(out.read_text().splitlines()) == 3
+    assert "1 bad rows skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--reward", "visionreasoner"],
+        ["--reward", "nothing", "--in", "FILE"],
+        ["--reward", "segzero", "--variant", "sound", "--in", "FILE"],
+        ["--reward", "no/such/file.py:f", "--in", "FILE"],
+        ["--reward", "segzero", "--in", "FILE", "--time-limit", "0"],
+        ["--reward", "segzero", "--in", "/no/such/file"],
+        ["--fixture", "/no/such/segzero.json"],
+        ["--fixture", "FILE"],
+    ],
+)
+def test_wrong_usage_is_exit_status_2(completions, arguments, capsys):
+    assert main(["score", *(str(completions) if a == "FILE" else a for a in arguments)]) == 2
+    assert capsys.readouterr().err.startswith("visurf: ")
+
+
+def test_fixture_counts_and_exit_status(tmp_path, capsys):
+    path = tmp_path / "vlm_r1_aux.json"
+    case = {"id": 7, "input": {"function": "clean_text", "text": "A."}, "expected": "a"}
+    path.write_text(json.dumps({"cases": [case] * 2}))
+    assert main(["score", "--fixture", str(path)]) == 0
+    assert capsys.readouterr().out == "vlm_r1_aux: 2 of 2 agree\n"
+    path.write_text(json.dumps({"cases": [case, {**case, "expected": "b"}]}))
+    assert main(["score", "--fixture", str(path)]) == 1
+    assert capsys.readouterr().out == "case 7: expected 'b', got 'a'\nvlm_r1_aux: 1 of 2 agree\n"
+
+
+def test_a_missing_library_says_what_to_install(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "coco_map.json"
+    case = {"image_ids": [1], "categories": [{"id": 1, "name": "a"}], "annotations": [], "detections": []}
+    path.write_text(json.dumps({"cases": [{"id": 1, "input": case, "expected": {"coco": {}}}]}))
+    for name in [n for n in sys.modules if n.partition(".")[0] == "pycocotools"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    assert main(["score", "--fixture", str(path)]) == 1
+    assert "visurf[metrics]" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (40, 30), "white").save(tmp_path / "images" / f"{name}.png")
+    return tmp_path / "images"
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_data_convert_csv(pictures, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    table.write_text("image,question,x1,y1,x2,y2\na.png,mug,1,2,10,20\nb.png,mug,,,,\n")
+    out = tmp_path / "out.jsonl"
+    assert main(["data", "convert", "csv", str(table), "--images", str(pictures), str(out)]) == 0
+    assert [row["target"] for row in rows_of(out)] == [{"boxes": [[1.0, 2.0, 10.0, 20.0]]}, []]
+    assert f"2 rows, 1 of them without an object, in {out}" in capsys.readouterr().out
+    assert main(["data", "convert", "csv", str(table), "--images", str(pictures), "--box-format", "xywh", str(out)]) == 0
+    assert rows_of(out)[0]["target"] == {"boxes": [[1.0, 2.0, 11.0, 22.0]]}
+    table.write_text("image,question,x1,y1,x2,y2\na.png,mug,1,2,100,20\nb.png,mug,,,,\n")
+    command = ["data", "convert", "csv", str(table), "--images", str(pictures), str(out)]
+    assert main(command) == 2
+    assert "leaves its image" in capsys.readouterr().err
+    assert main([*command, "--on-bad-row", "skip"]) == 0
+    assert "skipped as bad: 1" in capsys.readouterr().out
+
+
+def test_data_convert_yolo(pictures, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "names.txt").write_text("mug\n")
+    out = tmp_path / "out.jsonl"
+    command = ["data", "convert", "yolo", str(pictures), str(tmp_path / "labels"), str(out), "--names", str(tmp_path / "names.txt")]
+    assert main([*command, "--question", "the {category}"]) == 0
+    assert [(row["question"], row["target"]) for row in rows_of(out)] == [
+        ("the mug", {"boxes": [[10.0, 7.5, 30.0, 22.5]]}),
+        ("the mug", []),
+    ]
+    assert main([*command, "--only-present"]) == 0
+    assert len(rows_of(out)) == 1
+
+
+def test_data_convert_and_show_coco(pictures, tmp_path, capsys):
+    truth = {
+        "images": [{"id": i, "file_name": f"{n}.png", "width": 40, "height": 30} for i, n in enumerate("ab")],
+        "categories": [{"id": 1, "name": "mug"}, {"id": 2, "name": "cup"}],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 2, 10, 20], "area": 200, "iscrowd": 0}],
+    }
+    annotations, out = tmp_path / "truth.json", tmp_path / "out.jsonl"
+    annotations.write_text(json.dumps(truth))
+    command = ["data", "convert", "coco", str(annotations), "--images", str(pictures), str(out)]
+    assert main([*command, "--absent", "0"]) == 0
+    assert [row["target"] for row in rows_of(out)] == [{"boxes": [[1.0, 2.0, 11.0, 22.0]]}]
+    assert main([*command, "--absent", "-1", "--class", "mug"]) == 0
+    assert [row["target"] == [] for row in rows_of(out)] == [False, True]
+
+
+def test_data_show_a_real_sample(shared, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    place = shared / "samples" / "coco2017_subset"
+    assert main(["data", "show", "coco", str(place), "--split", "val", "--sheet", str(sheet), "--check", "5"]) == 0
+    printed = capsys.readouterr().out
+    assert "val" in printed
+    assert str(sheet) in printed
+    assert Image.open(sheet).size[0] > 300
+
+
+def test_data_show_refuses_unknown_names(tmp_path, capsys):
+    assert main(["data", "show", "cocoo", str(tmp_path)]) == 2
+    assert "did you mean 'coco'" in capsys.readouterr().err
+    assert main(["data", "show", "coco", str(tmp_path), "--split", "nothing"]) == 2
+    assert "unknown split" in capsys.readouterr().err
+    assert main(["data", "show", "coco", str(tmp_path)]) == 2
+
+
+def test_help_is_quick_light_and_fits_a_screen():
+    code = (
+        "import sys, time; began = time.perf_counter(); from visurf.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(time.perf_counter() - began, sorted({'numpy', 'PIL', 'torch', 'scipy', 'yaml', 'rich'} & set(sys.modules)))"
+    )
+    began = time.monotonic()
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert time.monotonic() - began < 3
+    *text, measured = ran.stdout.splitlines()
+    assert measured.endswith("[]"), measured
+    assert float(measured.split()[0]) < 0.3
+    assert len(text) <= 24
+    assert max(map(len, text)) <= 100
