@@ -17,7 +17,7 @@ MODULES = {
 }
 # Rules on what completions are worth import no torch, so that they test in seconds and run anywhere.
 TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks", "benchmarks")
-TORCH_FREE += ("groups", "scoring", "paradigms", "naming", "config", "data")
+TORCH_FREE += ("groups", "scoring", "paradigms", "naming", "config", "data", "judging", "predictions")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
 MAY_IMPORT = {
@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "parsing": ("types", "geometry", "tags"),
     "metrics": ("types", "geometry", "parsing", "metrics"),
     "rewards": ("types", "geometry", "tags", "parsing", "metrics", "advantages", "control", "rewards"),
-    "tasks": ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks"),
+    "tasks": ("types", "geometry", "tags", "parsing", "metrics", "advantages", "control", "rewards", "tasks"),
     "objective": ("config",),
     "attention": (),
 }
@@ -42,6 +42,8 @@ MUST_NOT_IMPORT = {
     "rollout": ("tasks", "rewards", "scoring", "loop"),
     "loop": ("tasks", "models.qwen", "models.loading", "rewards"),
     "evaluation": ("reporting", "cli"),
+    "judging": ("models", "policy", "evaluation", "predictions", "training", "cli"),
+    "predictions": ("models", "policy", "evaluation", "training", "cli"),
     "tasks": ("benchmarks", "models", "loop"),
 }
 

@@ -13,10 +13,25 @@ from urllib.parse import parse_qsl, urlsplit
 from visurf.config import DataConfig
 from visurf.geometry import box_centre
 from visurf.tasks.task import Task
-from visurf.types import Answer, Box, DataError, ImageRef, Number, Objects, Point, Points, Sample, Size, Text, check_boxes
+from visurf.types import (
+    Answer,
+    Box,
+    Choice,
+    DataError,
+    Detections,
+    ImageRef,
+    Number,
+    Objects,
+    Point,
+    Points,
+    Sample,
+    Size,
+    Text,
+    check_boxes,
+)
 
 _FIELDS = {"id", "image", "question", "target", "response", "meta"}
-_TARGETS = ("boxes", "points", "class", "number", "text")
+_TARGETS = ("boxes", "points", "class", "number", "text", "choice")
 
 
 @dataclass(frozen=True)
@@ -46,10 +61,8 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
         DataError: A bad row (unless skipped), an empty or missing file; names file, line and field.
     """
     if source.startswith("world:"):
-        if task.target is not Objects:
-            raise DataError(
-                f"{source}: the rendered world asks referring questions, task {task.name!r} needs {task.target.__name__}"
-            )
+        if Objects not in task.targets:
+            raise DataError(f"{source}: the rendered world asks referring questions, task {task.name!r} needs {task.target_names}")
         return DataSet(tuple(_world(source)))
     path = Path(source)
     if config.format != "jsonl":
@@ -64,12 +77,12 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
     for number, line in _lines(path):
         where = f"{path}:{number}"
         try:
-            sample, count = _sample(line, folder, config, where, task.target)
+            sample, count = _sample(line, folder, config, where, task.targets)
             if sample.id in seen:
                 raise DataError(f"{where}: field id: {sample.id!r} occurs twice")
             if not isinstance(sample.target, task.target):
                 raise DataError(
-                    f"{where}: field target: task {task.name!r} needs {task.target.__name__}, got {type(sample.target).__name__}"
+                    f"{where}: field target: task {task.name!r} needs {task.target_names}, got {type(sample.target).__name__}"
                 )
         except DataError as error:
             if config.on_bad_sample == "error":
@@ -113,7 +126,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: type) -> tuple[Sample, int]:
+def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: tuple[type, ...]) -> tuple[Sample, int]:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -160,13 +173,13 @@ def _images(value: Any, folder: Path, where: str) -> tuple[ImageRef, ...]:
     return tuple(ImageRef(folder / n.replace("\\", "/")) for n in names)
 
 
-def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: type) -> tuple[Answer, int]:
+def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: tuple[type, ...]) -> tuple[Answer, int]:
     if isinstance(value, list):
         # The empty list is "no object"; a list of boxes is short for {"boxes": ...}.
         value = {"boxes": value}
     if not isinstance(value, dict) or len(kinds := [k for k in _TARGETS if k in value]) == 0:
         raise DataError(f"{where}: expected an empty list or one of {', '.join(_TARGETS)}, got {value!r}")
-    if unknown := set(value) - set(_TARGETS):
+    if unknown := set(value) - set(_TARGETS) - ({"options"} if "choice" in value else set()):
         raise DataError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: {', '.join(_TARGETS)}")
     if len(kinds) > 1 and set(kinds) != {"boxes", "points"}:
         raise DataError(f"{where}: {' and '.join(kinds)} exclude each other; give one of them, or boxes with points")
@@ -175,6 +188,8 @@ def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: type
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{where}: expected text, got {text!r}")
         return Text(text.strip()), 0
+    if "choice" in kinds:
+        return _choice(value, where), 0
     if "number" in kinds:
         number = Number(str(value["number"]).strip())
         if not math.isfinite(number.value) or isinstance(value["number"], bool):
@@ -187,8 +202,20 @@ def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: type
         points = _points(value["points"], size, config, where)
         if len(points) != len(boxes):
             raise DataError(f"{where}: {len(boxes)} boxes but {len(points)} points")
-        return (Points(points, boxes) if wanted is Points else Objects(boxes, points)), 0
+        return (Points(points, boxes) if Points in wanted else Objects(boxes, points)), 0
+    if Detections in wanted:
+        return Detections(boxes, (1.0,) * len(boxes)), 0
     return Objects(boxes, tuple(box_centre(b) for b in boxes)), len(boxes)
+
+
+def _choice(value: Mapping[str, Any], where: str) -> Choice:
+    letter, options = value["choice"], value.get("options")
+    if not isinstance(options, list) or not options or not all(isinstance(o, str) and o.strip() for o in options):
+        raise DataError(f"{where}: expected options, a list of texts, beside choice, got {options!r}")
+    letters = [chr(ord("A") + i) for i in range(len(options))]
+    if letter not in letters:
+        raise DataError(f"{where}: expected choice to be one of {', '.join(letters)}, got {letter!r}")
+    return Choice(letter, tuple(options))
 
 
 def _scale(size: Size, config: DataConfig) -> tuple[float, float]:
@@ -244,13 +271,13 @@ def _published_rows(path: Path, config: DataConfig, task: Task) -> DataSet:
     rows = read_rows(path, "train") if rows is None else rows
     if config.format == "vision_reasoner":
         samples = visionreasoner.training_from_rows(rows, report=report)
-    elif task.target is Text:
+    elif Text in task.targets:
         samples = virft.classification_from_rows(rows, report=report)
     else:
         samples = virft.detection_from_rows(rows, report=report)
     for sample in samples:
         if not isinstance(sample.target, task.target):
-            raise DataError(f"{path}: task {task.name!r} needs {task.target.__name__}, format {config.format!r} gives another")
+            raise DataError(f"{path}: task {task.name!r} needs {task.target_names}, format {config.format!r} gives another")
     return DataSet(tuple(samples), tuple(report.bad))
 
 
