@@ -94,7 +94,9 @@ def test_broken_predictions(lesions, rows, message):
 def test_a_frame_that_is_none(lesions):
     for frame in ("0x3", "x", "unit", "10x", "840"):
         with pytest.raises(DataError, match="frame: expected"):
-            evaluate_predictions("isic2018", lesions, "test", [{"id": "ISIC_0000001", "completion": answer(1, 2, 3, 4)}], frame=frame)
+            evaluate_predictions(
+                "isic2018", lesions, "test", [{"id": "ISIC_0000001", "completion": answer(1, 2, 3, 4)}], frame=frame
+            )
 
 
 def test_words_need_no_image():
@@ -158,7 +160,8 @@ def bus_stop(tmp_path):
         picture(tmp_path / image["file_name"], (100, 100))
     boxes = [(1, 1, [10, 10, 20, 20]), (2, 1, [50, 50, 30, 30]), (1, 2, [0, 0, 40, 40])]
     annotations = [
-        {"id": n, "image_id": i, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": 0} for n, (i, c, b) in enumerate(boxes)
+        {"id": n, "image_id": i, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
+        for n, (i, c, b) in enumerate(boxes)
     ]
     categories = [{"id": 1, "name": "bus"}, {"id": 2, "name": "stop_sign"}]
     return dump(tmp_path / "truth.json", {"images": images, "categories": categories, "annotations": annotations})
@@ -197,7 +200,9 @@ def test_detections_as_completions_and_as_results_agree(bus_stop):
 
 @needs_pycocotools
 def test_pairs_that_the_check_leaves_out_count_as_not_found(bus_stop, tmp_path):
-    results = [{"image_id": i, "category_id": 1, "bbox": b, "score": 1.0} for i, b in ((1, [10, 10, 20, 20]), (2, [50, 50, 30, 30]))]
+    results = [
+        {"image_id": i, "category_id": 1, "bbox": b, "score": 1.0} for i, b in ((1, [10, 10, 20, 20]), (2, [50, 50, 30, 30]))
+    ]
     claims = dump(tmp_path / "claims.json", {"1": ["bus"], "2": []})
     found = evaluate_predictions("coco", bus_stop, "val", results, exist_check=f"map {claims}", resamples=20)
     assert found.values()["AP/bus"] == pytest.approx(51 / 101)
@@ -209,7 +214,9 @@ def test_pairs_that_the_check_leaves_out_count_as_not_found(bus_stop, tmp_path):
 
 @needs_pycocotools
 def test_a_class_that_is_not_asked_is_not_judged(bus_stop):
-    results = [{"image_id": i, "category_id": 1, "bbox": b, "score": 3.5} for i, b in ((1, [10, 10, 20, 20]), (2, [50, 50, 30, 30]))]
+    results = [
+        {"image_id": i, "category_id": 1, "bbox": b, "score": 3.5} for i, b in ((1, [10, 10, 20, 20]), (2, [50, 50, 30, 30]))
+    ]
     found = evaluate_predictions("coco", bus_stop, "val", results, options={"classes": ["bus"]}, resamples=20)
     assert found.values()["ap"] == pytest.approx(1.0)
     assert found.records[0]["measures"]["iou"] == 1.0, "scores may be any numbers"

@@ -21,9 +21,7 @@ def earned(task, sample, frame, variant="sound"):
     rate = Scorer(task, task.parts(RewardSettings(variant)))
     label = rate.read(label_completion(task, sample, frame, Controls()), sample, frame)
     assert label.error is None
-    return rate.score_label(label, sample, Controls()).total, sum(
-        p.maximum for p in rate.parts.values() if p.about != "thinking"
-    )
+    return rate.score_label(label, sample, Controls()).total, sum(p.maximum for p in rate.parts.values() if p.about != "thinking")
 
 
 @settings(max_examples=200, deadline=None)
@@ -46,9 +44,7 @@ def test_detection_labels_are_written_as_published():
     frame = Frame((640.0, 480.0), (640, 480))
     task = TASKS["detection"]
     two = Detections(((64.0, 48.0, 320.0, 240.0), (0.0, 0.0, 640.0, 480.0)), (1.0, 0.25))
-    expected = (
-        "<answer>[{'Position': [100, 100, 500, 500], 'Confidence': 1.00}, {'Position': [0, 0, 1000, 1000], 'Confidence': 0.25}]</answer>"
-    )
+    expected = "<answer>[{'Position': [100, 100, 500, 500], 'Confidence': 1.00}, {'Position': [0, 0, 1000, 1000], 'Confidence': 0.25}]</answer>"
     assert task.label_text(two, frame, True) == expected
     assert task.label_text(Detections(), frame, True) == "<answer>No Objects</answer>"
     assert task.label_text(Detections(), frame, False) == "<answer>[]</answer>"
@@ -74,7 +70,9 @@ def test_a_grounding_label_reads_back_and_earns_the_maximum(variant, scene):
 
 def test_grounding_needs_a_box():
     frame = Frame((640.0, 480.0), (640, 480))
-    assert TASKS["grounding"].label_text(Objects(((64.0, 48.0, 320.0, 240.0),)), frame, True) == "<answer>(100,100),(500,500)</answer>"
+    assert (
+        TASKS["grounding"].label_text(Objects(((64.0, 48.0, 320.0, 240.0),)), frame, True) == "<answer>(100,100),(500,500)</answer>"
+    )
     with pytest.raises(ValueError, match="needs a true box"):
         TASKS["grounding"].label_text(Objects(), frame, True)
 

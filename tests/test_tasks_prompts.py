@@ -44,7 +44,8 @@ def test_the_prompt_of_detection():
 
 
 @pytest.mark.parametrize(
-    ("noun", "slot", "article"), [("plant", "species", "a"), ("pet", "breed", "a"), ("aircraft", "model", "an"), ("car", "model", "a")]
+    ("noun", "slot", "article"),
+    [("plant", "species", "a"), ("pet", "breed", "a"), ("aircraft", "model", "an"), ("car", "model", "a")],
 )
 def test_the_prompt_of_classification(noun, slot, article):
     sample = Sample("s", (), "?", Text("x"), meta={"noun": noun, "slot": slot})

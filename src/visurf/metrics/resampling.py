@@ -54,6 +54,8 @@ def ap_statistic(
 ) -> tuple[int, Callable[[NDArray[np.intp]], dict[str, float]]]:
     """AP, AP50 and AP75 of boxes as a function of images, for intervals; on all images once it is `coco_ap` or `lvis_ap`.
 
+    An image drawn twice is one that stands twice in the file, but for the order of detections with equal scores.
+
     Args:
         truth: COCO layout; with `federated` LVIS layout.
         detections: COCO results.
