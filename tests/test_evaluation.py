@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
-from benchmark_miniatures import dump, mask_file, picture
-from tiny import make_prompt, picture as noise
 
+from benchmark_miniatures import dump, mask_file, picture
+from tiny import make_prompt
+from tiny import picture as noise
 from visurf.config import Config, ModelConfig, RolloutConfig
 from visurf.evaluation import _answer_position, evaluate_benchmark, option_scores, records
 from visurf.policy import Policy

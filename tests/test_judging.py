@@ -6,8 +6,8 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from benchmark_miniatures import dump, mask_file, picture
 
+from benchmark_miniatures import dump, mask_file, picture
 from visurf.judging import choose_pairs, plain
 from visurf.predictions import evaluate_predictions, frame_of, kind_of, read_predictions
 from visurf.types import DataError, Detections, ImageRef, Masks, Objects, Sample, Text

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tasks import sample_of, scenes
 
+from test_tasks import sample_of, scenes
 from visurf.control import Controls
 from visurf.geometry import Frame
 from visurf.scoring import Scorer, label_completion

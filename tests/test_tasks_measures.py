@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from test_tasks import Blank, sample_of
 
+from test_tasks import Blank, sample_of
 from visurf.benchmarks.masks import RunLengthMask
 from visurf.judging import judge, summarise
 from visurf.metrics import gres_scores, roc_auc

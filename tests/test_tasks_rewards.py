@@ -3,8 +3,8 @@
 import importlib.util
 
 import pytest
-from test_tasks import sample_of
 
+from test_tasks import sample_of
 from visurf.geometry import Frame
 from visurf.rewards import grading
 from visurf.scoring import Scorer
