@@ -44,7 +44,10 @@ def test_detection_labels_are_written_as_published():
     frame = Frame((640.0, 480.0), (640, 480))
     task = TASKS["detection"]
     two = Detections(((64.0, 48.0, 320.0, 240.0), (0.0, 0.0, 640.0, 480.0)), (1.0, 0.25))
-    expected = "<answer>[{'Position': [100, 100, 500, 500], 'Confidence': 1.00}, {'Position': [0, 0, 1000, 1000], 'Confidence': 0.25}]</answer>"
+    expected = (
+        "<answer>[{'Position': [100, 100, 500, 500], 'Confidence': 1.00}, "
+        "{'Position': [0, 0, 1000, 1000], 'Confidence': 0.25}]</answer>"
+    )
     assert task.label_text(two, frame, True) == expected
     assert task.label_text(Detections(), frame, True) == "<answer>No Objects</answer>"
     assert task.label_text(Detections(), frame, False) == "<answer>[]</answer>"
