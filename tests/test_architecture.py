@@ -17,7 +17,7 @@ MODULES = {
 }
 # Rules on what completions are worth import no torch, so that they test in seconds and run anywhere.
 TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks", "benchmarks")
-TORCH_FREE += ("groups", "scoring", "paradigms", "naming", "config", "data", "judging", "predictions")
+TORCH_FREE += ("groups", "scoring", "paradigms", "naming", "config", "data", "judging", "predictions", "detection_scores")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
 MAY_IMPORT = {

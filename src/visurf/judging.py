@@ -13,10 +13,9 @@ from typing import Any
 from visurf.benchmarks import Benchmark
 from visurf.benchmarks.exist_check import ExistCheck, PairSelection, read_exist_map, select_pairs
 from visurf.benchmarks.rows import RowReport, read_json
-from visurf.metrics.detection import CONFIDENCE_SOURCES, ConfidenceSource, coco_ap
-from visurf.metrics.federated import lvis_ap
+from visurf.detection_scores import annotated_ap, asked_truth, detections_of, on_asked_images
+from visurf.metrics.detection import CONFIDENCE_SOURCES, ConfidenceSource
 from visurf.metrics.intervals import Interval
-from visurf.metrics.resampling import ap_intervals
 from visurf.metrics.segmentation import SEGMENTATION_CONVENTIONS, Convention
 from visurf.metrics.summary import Summary
 from visurf.metrics.summary import summarise as with_intervals
@@ -254,9 +253,11 @@ def conclude(  # noqa: PLR0913 - what the two public evaluations were given, and
     if task.name == "detection":
         about["confidence"] = CONFIDENCE_SOURCES[confidence]
         if benchmark.annotations is not None:
-            truth = _asked(read_json(benchmark.annotations(path, split)), found)
-            given = _from_records(found) if detections is None else _on(truth, detections)
-            exact, extra = _average_precision(benchmark, truth, given, confidence, resamples, seed)
+            truth = asked_truth(read_json(benchmark.annotations(path, split)), found)
+            given = detections_of(found) if detections is None else on_asked_images(truth, detections)
+            exact, extra = annotated_ap(
+                truth, given, confidence=confidence, federated=benchmark.federated, resamples=resamples, seed=seed
+            )
         else:
             about["truth"] = "built from the samples: no crowd regions, areas are those of boxes"
     if convention is not None:
@@ -266,59 +267,3 @@ def conclude(  # noqa: PLR0913 - what the two public evaluations were given, and
     rates = summary(task, found, skip=skip, resamples=resamples, seed=seed)
     rates = dataclasses.replace(rates, metrics={**exact, **rates.metrics})
     return Evaluation(benchmark.name, split, tuple(found), rates, extra, about, tuple(missing), tuple(unknown))
-
-
-def _average_precision(
-    benchmark: Benchmark,
-    truth: Mapping[str, Any],
-    given: Sequence[Mapping[str, Any]],
-    confidence: ConfidenceSource,
-    resamples: int,
-    seed: int,
-) -> tuple[dict[str, Interval], dict[str, float]]:
-    report = (lvis_ap if benchmark.federated else coco_ap)(truth, given, confidence=confidence)
-    drawn = ap_intervals(truth, given, federated=benchmark.federated, resamples=resamples, seed=seed)
-    names = {"AP": "lvis_ap" if benchmark.federated else "ap", "AP50": "ap50", "AP75": "ap75"}
-    # The value is pycocotools' own; the resampled statistic only brings its interval.
-    exact = {name: dataclasses.replace(drawn[key], value=report.summary[key]) for key, name in names.items()}
-    extra = {name: value for name, value in report.summary.items() if name not in names}
-    extra |= {f"AP/{report.names[c]}": row["AP"] for c, row in report.per_category.items() if not math.isnan(row["AP"])}
-    return exact, {**extra, "detections_of_unknown_category": float(report.n_unknown_category)}
-
-
-def _asked(truth: Mapping[str, Any], found: Sequence[Record]) -> dict[str, Any]:
-    """The part of an annotation file that the samples ask about.
-
-    Categories without truth stay: they change no AP, but LVIS counts their detections against its limit.
-    """
-    images, categories = ({r["meta"][name] for r in found} for name in ("image_id", "category_id"))
-    on_images = [a for a in truth["annotations"] if a["image_id"] in images]
-    if all(a["category_id"] in categories for a in on_images if not a.get("iscrowd", 0)):
-        categories = {c["id"] for c in truth["categories"]}
-    kept = [a for a in on_images if a["category_id"] in categories]
-    return {
-        **truth,
-        "images": [image for image in truth["images"] if image["id"] in images],
-        "categories": [c for c in truth["categories"] if c["id"] in categories],
-        "annotations": kept,
-        "all_images": frozenset(image["id"] for image in truth["images"]),
-    }
-
-
-def _on(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The detections on images that are asked about."""
-    unknown = sorted({d["image_id"] for d in detections} - truth["all_images"])
-    if unknown:
-        raise DataError(f"{len(unknown)} images of the detections are not in the annotation file, first {unknown[0]!r}")
-    images = {image["id"] for image in truth["images"]}
-    return [d for d in detections if d["image_id"] in images]
-
-
-def _from_records(found: Sequence[Record]) -> list[dict[str, Any]]:
-    detections = []
-    for record in found:
-        answer = record["answer"] or {"boxes": (), "confidences": ()}
-        place = {name: record["meta"][name] for name in ("image_id", "category_id")}
-        for (x1, y1, x2, y2), score in zip(answer["boxes"], answer["confidences"], strict=True):
-            detections.append({**place, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
-    return detections
