@@ -18,6 +18,7 @@ MODULES = {
 # Rules on what completions are worth import no torch, so that they test in seconds and run anywhere.
 TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks", "benchmarks")
 TORCH_FREE += ("groups", "scoring", "paradigms", "naming", "config", "data", "segmenter", "sam2", "mask_reward", "cli")
+TORCH_FREE += ("judging", "predictions", "detection_scores")
 TORCH_FREE += ("score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "parsing": ("types", "geometry", "tags"),
     "metrics": ("types", "geometry", "parsing", "metrics"),
     "rewards": ("types", "geometry", "tags", "parsing", "metrics", "advantages", "control", "rewards"),
-    "tasks": ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks"),
+    "tasks": ("types", "geometry", "tags", "parsing", "metrics", "advantages", "control", "rewards", "tasks"),
     "objective": ("config",),
     "attention": (),
 }
@@ -43,6 +44,8 @@ MUST_NOT_IMPORT = {
     "rollout": ("tasks", "rewards", "scoring", "loop"),
     "loop": ("tasks", "models.qwen", "models.loading", "rewards"),
     "evaluation": ("reporting", "cli"),
+    "judging": ("models", "policy", "evaluation", "predictions", "training", "cli"),
+    "predictions": ("models", "policy", "evaluation", "training", "cli"),
     "tasks": ("benchmarks", "models", "loop"),
     "fixtures": ("cli", "training", "loop"),
     "score_rewards": ("cli", "training", "fixtures"),

@@ -9,8 +9,8 @@ from visurf.control import Controls
 from visurf.geometry import Frame, box_centre
 from visurf.scoring import Scorer, label_completion
 from visurf.tasks import TASKS, RewardSettings
-from visurf.tasks.task import has_thinking, mean
-from visurf.types import Completion, ImageRef, Number, Objects, ParseError, Points, Sample, Text
+from visurf.tasks.task import has_thinking
+from visurf.types import Choice, Completion, Detections, ImageRef, Number, Objects, ParseError, Points, Sample, Text
 
 
 class Blank:
@@ -66,7 +66,7 @@ def test_labels_are_written_as_the_policy_writes():
         '{"bbox_2d": [0,0,1000,1000], "point_2d": [10,10]}]</answer>'
     )
     assert TASKS["referring"].label_text(Objects(), frame, True) == "<answer>[]</answer>"
-    points = TASKS["pointing"].label_text(Points(((20.0, 30.0), (1.0, 2.0))), frame, True)
+    points = TASKS["gui"].label_text(Points(((20.0, 30.0), (1.0, 2.0))), frame, True)
     assert points == '<answer>[{"point_2d": [200,150]}, {"point_2d": [10,10]}]</answer>'
 
 
@@ -98,7 +98,7 @@ def test_a_referring_label_earns_the_maximum_without_the_eliminated_part(variant
 @given(scenes(empty=False))
 def test_a_pointing_label_reads_back_and_hits(scene):
     frame, objects = scene
-    task = TASKS["pointing"]
+    task = TASKS["gui"]
     target = Points(objects.points or tuple(box_centre(b) for b in objects.boxes))
     sample = sample_of(target, frame.image_size)
     text = task.label_text(target, frame, True)
@@ -111,7 +111,7 @@ def test_a_pointing_label_reads_back_and_hits(scene):
 
 
 @pytest.mark.parametrize(
-    ("name", "target"), [("short_answer", Text("Kitchen table")), ("counting", Number("12")), ("counting", Number("1,200"))]
+    ("name", "target"), [("question_answering", Text("Kitchen table")), ("counting", Number("12")), ("counting", Number("1,200"))]
 )
 def test_short_labels_read_back_and_earn_their_part(name, target):
     task, frame = TASKS[name], Frame((1000.0, 1000.0), (400, 300))
@@ -130,9 +130,9 @@ def test_short_labels_read_back_and_earn_their_part(name, target):
     [
         ("referring", Objects(((10.0, 10.0, 60.0, 60.0),)), Objects(((10.0, 10.0, 60.0, 60.0),)), Objects()),
         ("referring", Objects(), Objects(), Objects(((10.0, 10.0, 60.0, 60.0),))),
-        ("pointing", Points(((10.0, 10.0),)), Points(((12.0, 10.0),)), Points(((200.0, 10.0),))),
-        ("pointing", Points(((10.0, 10.0),), ((0.0, 0.0, 50.0, 50.0),)), Points(((49.0, 49.0),)), Points(((51.0, 10.0),))),
-        ("short_answer", Text("Cat"), Text("cat."), Text("dog")),
+        ("gui", Points(((10.0, 10.0),)), Points(((12.0, 10.0),)), Points(((200.0, 10.0),))),
+        ("gui", Points(((10.0, 10.0),), ((0.0, 0.0, 50.0, 50.0),)), Points(((49.0, 49.0),)), Points(((51.0, 10.0),))),
+        ("question_answering", Text("Cat"), Text("cat."), Text("dog")),
         ("counting", Number("3"), Number("3.0"), Number("4")),
     ],
 )
@@ -154,8 +154,20 @@ def test_metrics_of_referring_by_hand():
         (Objects(), Objects(), "<think> </think><answer>"),
         (Objects(), None, ""),
     ]
-    records = [{"measures": task.judge(sample_of(t), a), "text": text} for t, a, text in pairs]
-    assert task.metrics(records) == {"giou": 0.375, "n_acc": 0.5, "t_acc": 0.5, "box_iou": 0.25, "thinking": 0.25}
+    records = [{"measures": {**task.judge(sample_of(t), a), "thinking": has_thinking(text)}} for t, a, text in pairs]
+    assert task.values(records) == {
+        "giou": 0.375,
+        "ciou": 0.25,  # 5,000 of 10,000 pixels, then nothing of 10,000; right and unread "nothing" add none
+        "n_acc": 0.5,
+        "t_acc": 0.5,
+        "box_iou": 0.25,
+        "box_accuracy": 0.0,
+        "pr@0.5": 0.5,
+        "pr@0.7": 0.0,
+        "pr@0.8": 0.0,
+        "pr@0.9": 0.0,
+    }
+    assert [r["measures"]["thinking"] for r in records] == [True, False, False, False]
 
 
 def test_a_second_box_halves_the_box_iou():
@@ -180,7 +192,9 @@ def test_every_task_is_complete():
     for name, task in TASKS.items():
         assert task.name == name
         assert task.default_prompt in task.prompts
-        assert all("{question}" in p for p in task.prompts.values())
+        slots = {"question", *task.slots}
+        assert all(any(f"{{{slot}}}" in p for slot in slots) for p in task.prompts.values())
+        assert task.headline in task.metrics
         assert set(task.prepare_question) <= set(task.prompts)
         parts = task.parts(RewardSettings())
         assert {p.about for p in parts.values()} >= {"thinking", "accuracy"}
@@ -188,12 +202,13 @@ def test_every_task_is_complete():
 
 @pytest.mark.parametrize("text", ["", "<answer>", "x" * 1000, "<think></think><answer>[1]</answer>"])
 def test_every_part_of_every_task_stands_in_its_range(text):
-    targets = {"referring": Objects(((1.0, 1.0, 5.0, 5.0),)), "pointing": Points(((1.0, 1.0),))}
-    targets |= {"short_answer": Text("x"), "counting": Number("1")}
+    targets = {"referring": Objects(((1.0, 1.0, 5.0, 5.0),)), "gui": Points(((1.0, 1.0),))}
+    targets |= dict.fromkeys(("question_answering", "classification", "yes_no", "anomaly_yes_no"), Text("yes"))
+    targets |= {"counting": Number("1"), "mathematics": Number("1"), "multiple_choice": Choice("A", ("x", "y"))}
+    targets |= dict.fromkeys(("reasoning_segmentation", "anomaly", "lesion", "grounding"), targets["referring"])
+    targets |= {"detection": Detections(((1.0, 1.0, 5.0, 5.0),), (1.0,))}
     frame = Frame((1000.0, 1000.0), (400, 300))
     for name, task in TASKS.items():
-        if name not in targets:
-            continue
         sample = sample_of(targets[name])
         rate = Scorer(task, task.parts(RewardSettings()))
         read = rate.read(Completion(text, (), None, None), sample, frame)
@@ -207,4 +222,3 @@ def test_thinking_counts_only_with_something_thought():
     assert not has_thinking("<think> \n</think><answer>b</answer>")
     assert not has_thinking("<answer>b</answer>")
     assert not has_thinking("<answer>b</answer><think>a</think>")
-    assert mean([1.0, None, 0.0]) == 0.5

@@ -96,8 +96,8 @@ class TaskConfig:
     """Which task, and its prompt.
 
     Attributes:
-        name: `referring`, `pointing`, `short_answer`, `counting`, or ``pkg.module:NAME`` of a `Task`.
-        prompt: A name of the task's prompts, a text with ``{question}``, or empty for the task's default.
+        name: A task of docs/tasks.md, or ``pkg.module:NAME`` of a `Task`.
+        prompt: A name of the task's prompts, a text with ``{question}`` or another of its slots, or empty for the task's default.
     """
 
     name: str = "referring"

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import numpy as np
-
 from visurf.config import DataConfig
-from visurf.geometry import box_centre, mask_box, mask_point
 from visurf.naming import suggestion
+from visurf.targets import image_refs, read_target
 from visurf.tasks.task import Task
-from visurf.types import Answer, Box, DataError, ImageRef, Number, Objects, Point, Points, Sample, Size, Text, check_boxes
+from visurf.types import (
+    DataError,
+    Masks,
+    Objects,
+    Points,
+    Sample,
+    Size,
+    Text,
+)
 
 _FIELDS = {"id", "image", "question", "target", "response", "meta"}
-_TARGETS = ("boxes", "points", "masks", "class", "number", "text")
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,8 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
         DataError: A bad row (unless skipped), an empty or missing file; names file, line and field.
     """
     if source.startswith("world:"):
-        if task.target is not Objects:
-            raise DataError(
-                f"{source}: the rendered world asks referring questions, task {task.name!r} needs {task.target.__name__}"
-            )
+        if Objects not in task.targets:
+            raise DataError(f"{source}: the rendered world asks referring questions, task {task.name!r} needs {task.target_names}")
         return DataSet(tuple(_world(source)))
     if source.startswith("benchmark:"):
         return _benchmark(source, config, task)
@@ -71,12 +73,12 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
     for number, line in _lines(path):
         where = f"{path}:{number}"
         try:
-            sample, count = _sample(line, folder, config, where, task.target)
+            sample, count = _sample(line, folder, config, where, task.targets)
             if sample.id in seen:
                 raise DataError(f"{where}: field id: {sample.id!r} occurs twice")
-            if not isinstance(sample.target, task.target):
+            if not isinstance(sample.target, task.targets):
                 raise DataError(
-                    f"{where}: field target: task {task.name!r} needs {task.target.__name__}, got {type(sample.target).__name__}"
+                    f"{where}: field target: task {task.name!r} needs {task.target_names}, got {type(sample.target).__name__}"
                 )
         except DataError as error:
             if config.on_bad_sample == "error":
@@ -136,13 +138,13 @@ def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     if count is not None:
         samples = draw(samples, count, seed=seed)
     derived = 0
-    if task.target is Objects:
+    if Objects in task.targets:
         derived = sum(len(s.target.boxes) for s in samples if isinstance(s.target, Objects) and s.target.points is None)
-        samples = [with_objects(s) for s in samples]
+        samples = [with_objects(s) if isinstance(s.target, Objects | Masks) else s for s in samples]
     for sample in samples:
-        if not isinstance(sample.target, task.target):
+        if not isinstance(sample.target, task.targets):
             kind = type(sample.target).__name__
-            raise DataError(f"{source}: task {task.name!r} needs {task.target.__name__}, {name} gives {kind} (sample {sample.id})")
+            raise DataError(f"{source}: task {task.name!r} needs {task.target_names}, {name} gives {kind} (sample {sample.id})")
     return DataSet(tuple(samples), tuple(report.bad), derived)
 
 
@@ -159,7 +161,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: type) -> tuple[Sample, int]:
+def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: tuple[type, ...]) -> tuple[Sample, int]:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -178,7 +180,7 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: typ
     response = row.get("response")
     if response is not None and not isinstance(response, str):
         raise DataError(f"{where}: field response: expected text, got {response!r}")
-    images = _images(row.get("image", []), folder, where)
+    images = image_refs(row.get("image", []), folder, where)
     size: Size = (0, 0)
     for index, image in enumerate(images):
         try:
@@ -186,118 +188,13 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: typ
         except DataError as error:
             raise DataError(f"{where}: field image: {error}") from error
         size = found if index == 0 else size
-    target, derived = _target(row["target"], size, config, f"{where}: field target", wanted, folder)
+    target, derived = read_target(row["target"], size, config, f"{where}: field target", wanted, folder)
     meta = row.get("meta") or {}
     if not isinstance(meta, dict):
         raise DataError(f"{where}: field meta: expected keys and values, got {meta!r}")
     if isinstance(target, Objects | Points) and not images:
         raise DataError(f"{where}: missing field 'image'; boxes and points need one")
     return Sample(str(row["id"]), images, row["question"], target, response, meta), derived
-
-
-def _images(value: Any, folder: Path, where: str) -> tuple[ImageRef, ...]:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
-        raise DataError(f"{where}: field image: expected a path or a list of paths, got {value!r}")
-    for name in names:
-        pure = PurePosixPath(name.replace("\\", "/"))
-        if pure.is_absolute() or ".." in pure.parts or (len(name) > 1 and name[1] == ":"):
-            raise DataError(f"{where}: field image: {name!r} leaves the image folder; paths are relative to {folder}")
-    return tuple(ImageRef(folder / n.replace("\\", "/")) for n in names)
-
-
-def _target(value: Any, size: Size, config: DataConfig, where: str, wanted: type, folder: Path) -> tuple[Answer, int]:
-    if isinstance(value, list):
-        # The empty list is "no object"; a list of boxes is short for {"boxes": ...}.
-        value = {"boxes": value}
-    if not isinstance(value, dict) or len(kinds := [k for k in _TARGETS if k in value]) == 0:
-        raise DataError(f"{where}: expected an empty list or one of {', '.join(_TARGETS)}, got {value!r}")
-    if unknown := set(value) - set(_TARGETS):
-        raise DataError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: {', '.join(_TARGETS)}")
-    if len(kinds) > 1 and not set(kinds) <= {"boxes", "points", "masks"}:
-        raise DataError(f"{where}: {' and '.join(kinds)} exclude each other; give one of them, or boxes with points or masks")
-    if "class" in kinds or "text" in kinds:
-        text = value.get("class", value.get("text"))
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where}: expected text, got {text!r}")
-        return Text(text.strip()), 0
-    if "number" in kinds:
-        number = Number(str(value["number"]).strip())
-        if not math.isfinite(number.value) or isinstance(value["number"], bool):
-            raise DataError(f"{where}: expected a finite number, got {value['number']!r}")
-        return number, 0
-    if kinds == ["points"]:
-        return Points(_points(value["points"], size, config, where)), 0
-    masks = _masks(value["masks"], folder, size, where) if "masks" in kinds else None
-    boxes = _boxes(value["boxes"], size, config, where) if "boxes" in kinds else tuple(box for box, _ in masks or ())
-    if "points" in kinds:
-        points, derived = _points(value["points"], size, config, where), 0
-    elif masks is not None:
-        points, derived = tuple(point for _, point in masks), len(masks)
-    else:
-        points, derived = tuple(box_centre(b) for b in boxes), len(boxes)
-    if len(points) != len(boxes) or (masks is not None and len(masks) != len(boxes)):
-        raise DataError(f"{where}: {len(boxes)} boxes but {len(points)} points; give one point or mask per box")
-    return (Points(points, boxes) if wanted is Points and "points" in kinds else Objects(boxes, points)), derived
-
-
-def _masks(value: Any, folder: Path, size: Size, where: str) -> list[tuple[Box, Point]]:
-    """The tight box and the deepest point of each mask file; what is not 0 is the object."""
-    found = []
-    for image in _images(value, folder, where):
-        try:
-            mask = (np.asarray(image.load().convert("L")) > 0).astype(np.uint8)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-        if mask.shape != (size[1], size[0]):
-            raise DataError(f"{where}: mask {image.name} is {mask.shape[1]} x {mask.shape[0]}, its image {size[0]} x {size[1]}")
-        box, point = mask_box(mask), mask_point(mask)
-        if box is None or point is None:
-            raise DataError(f'{where}: mask {image.name} is empty; an image without the object has "target": []')
-        found.append((box, point))
-    return found
-
-
-def _scale(size: Size, config: DataConfig) -> tuple[float, float]:
-    if config.frame == "pixel":
-        return 1.0, 1.0
-    return (size[0] / 1000, size[1] / 1000) if config.frame == "1000" else (float(size[0]), float(size[1]))
-
-
-def _numbers(row: Any, count: int, where: str) -> list[float]:
-    good = isinstance(row, Sequence) and not isinstance(row, str) and len(row) == count
-    if not good or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in row):
-        raise DataError(f"{where}: expected {count} finite numbers, got {row!r}")
-    return [float(v) for v in row]
-
-
-def _boxes(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Box, ...]:
-    if not isinstance(value, list):
-        raise DataError(f"{where}: expected a list of boxes, got {value!r}")
-    if value and size == (0, 0):
-        raise DataError(f"{where}: missing field 'image'; boxes need one")
-    sx, sy = _scale(size, config)
-    scaled = []
-    for row in value:
-        a, b, c, d = _numbers(row, 4, where)
-        if config.box_format == "xywh":
-            c, d = a + c, b + d
-        scaled.append((a * sx, b * sy, c * sx, d * sy))
-    return check_boxes(scaled, size, where)
-
-
-def _points(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Point, ...]:
-    if not isinstance(value, list):
-        raise DataError(f"{where}: expected a list of points, got {value!r}")
-    sx, sy = _scale(size, config)
-    points: list[Point] = []
-    for row in value:
-        x, y = _numbers(row, 2, where)
-        x, y = x * sx, y * sy
-        if not (-1 <= x <= size[0] + 1 and -1 <= y <= size[1] + 1):
-            raise DataError(f"{where}: point {list(row)!r} leaves its image of {size[0]} x {size[1]} pixels")
-        points.append((min(max(x, 0.0), size[0]), min(max(y, 0.0), size[1])))
-    return tuple(points)
 
 
 def _published_rows(path: Path, config: DataConfig, task: Task) -> DataSet:
@@ -311,13 +208,13 @@ def _published_rows(path: Path, config: DataConfig, task: Task) -> DataSet:
     rows = read_rows(path, "train") if path.exists() and not saved else _dataset_rows(path)
     if config.format == "vision_reasoner":
         samples = visionreasoner.training_from_rows(rows, report=report)
-    elif task.target is Text:
+    elif Text in task.targets:
         samples = virft.classification_from_rows(rows, report=report)
     else:
         samples = virft.detection_from_rows(rows, report=report)
     for sample in samples:
-        if not isinstance(sample.target, task.target):
-            raise DataError(f"{path}: task {task.name!r} needs {task.target.__name__}, format {config.format!r} gives another")
+        if not isinstance(sample.target, task.targets):
+            raise DataError(f"{path}: task {task.name!r} needs {task.target_names}, format {config.format!r} gives another")
     return DataSet(tuple(samples), tuple(report.bad))
 
 

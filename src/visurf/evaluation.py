@@ -1,4 +1,7 @@
-"""Evaluation: greedy answers, the parser and geometry of training, one record per sample and never fewer."""
+"""Evaluation of a model: greedy answers, the parser and geometry of training, one record per sample and never fewer.
+
+What judges answers, whoever gave them, is in `visurf.judging`; predictions of another program are in `visurf.predictions`.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,105 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from visurf.models.family import VisionLanguageModel
+import torch
+
+from visurf.benchmarks import get_benchmark
+from visurf.judging import (
+    Evaluation,
+    Record,
+    choose_pairs,
+    conclude,
+    judge,
+    load_samples,
+    plain,
+    summarise,
+    task_for,
+    unasked,
+    write_records,
+)
+from visurf.metrics.detection import ConfidenceSource
+from visurf.metrics.segmentation import Convention
+from visurf.models.family import Prompt, VisionLanguageModel
+from visurf.packing import Bundle, Scored, build_row
 from visurf.policy import Policy
+from visurf.predictions import evaluate_predictions
 from visurf.rollout.local import Sampling, sample
 from visurf.scoring import Scorer
-from visurf.tasks.task import Task
-from visurf.types import Answer, Completion, Sample
+from visurf.tasks import with_segmenter
+from visurf.tasks.segmentation import Segment
+from visurf.types import Completion, Sample
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    from visurf.config import Config
+
+__all__ = [
+    "Evaluation",
+    "Record",
+    "collect",
+    "evaluate_benchmark",
+    "evaluate_predictions",
+    "option_scores",
+    "plain",
+    "records",
+    "summarise",
+    "write_records",
+]
+
+ANSWER = "<answer>"
+EXISTS = "Is there any {category} in the image? Answer yes or no in <answer> </answer> tags, i.e., <answer>yes</answer>"
 
 
-def plain(answer: Answer | None) -> Any:
-    """An answer as JSON values, in pixels of the original image; None stays None."""
-    if answer is None:
-        return None
-    return {name: value for name, value in dataclasses.asdict(answer).items() if value is not None}
+def option_scores(
+    model: VisionLanguageModel, policy: Policy, prompt: Prompt, options: Sequence[str], prefix: str = ANSWER
+) -> list[float]:
+    """Log-probs of options at the answer position, whether or not the policy would sample them.
+
+    Args:
+        model: Its tokenizer splits the texts.
+        policy: Gives the log-probs, those of the sampled distribution, without gradient.
+        prompt: The encoded prompt.
+        options: Texts; one that begins with another is told from it by what follows.
+        prefix: What the policy has written before its answer, up to the answer position.
+
+    Returns:
+        The log-prob of each option's tokens given prompt and prefix. Where a token spans the end of the prefix, it belongs
+        to the option.
+
+    Raises:
+        ValueError: An option adds no token to the prefix.
+    """
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = model.tokenizer(text, add_special_tokens=False).input_ids
+        return found
+
+    sequences = [ids(prefix + option) for option in options]
+    shared = _common_start([ids(prefix), *sequences])
+    for option, tokens in zip(options, sequences, strict=True):
+        if len(tokens) <= shared:
+            raise ValueError(f"option {option!r} adds no token to {prefix[-80:]!r}")
+    bundle = Bundle(prompt, tuple(Scored(tuple(tokens), number) for number, tokens in enumerate(sequences)))
+    row = build_row([bundle], model.family, model.device)
+    with torch.no_grad():
+        logprobs = policy(row)
+    return [float(logprobs[row.member == number][shared:].double().sum()) for number in range(len(options))]
 
 
-def judge(sample_: Sample, completion: Completion, scorer: Scorer) -> Record:
-    """The record of one read completion: what was asked, said, understood, true, and how right it is."""
-    score = scorer.score(completion, sample_)
-    return {
-        "id": sample_.id,
-        "question": sample_.question,
-        "text": completion.text,
-        "answer": plain(completion.answer),
-        "error": None if completion.error is None else completion.error.reason,
-        "truncated": completion.truncated,
-        "tokens": len(completion.token_ids),
-        "target": plain(sample_.target),
-        "measures": scorer.task.judge(sample_, completion.answer),
-        "reward": {**score.parts, "total": score.total},
-    }
+def _common_start(sequences: Sequence[Sequence[int]]) -> int:
+    length = 0
+    for tokens in zip(*sequences, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        length += 1
+    return length
+
+
+def _answer_position(text: str) -> str:
+    """What a completion says up to where its answer begins; the opening tag alone if it never answers."""
+    place = text.find(ANSWER)
+    return ANSWER if place < 0 else text[: place + len(ANSWER)]
 
 
 def records(
@@ -63,7 +131,8 @@ def records(
         batch: Prompts encoded at a time.
 
     Yields:
-        One record per sample, in order.
+        One record per sample, in order; for a task with options also their log-probs behind the model's own reasoning, and
+        as ``score`` the first's less the second's.
     """
     greedy = dataclasses.replace(settings, greedy=True)
     training = policy.training
@@ -75,31 +144,14 @@ def records(
             for asked, (rollout,) in zip(prompts, sample(policy, model.family, prompts, 1, greedy, model.eos_ids), strict=True):
                 text = model.decode(rollout.token_ids)
                 completion = Completion(text, rollout.token_ids, None, None, truncated=rollout.truncated)
-                yield judge(asked.sample, scorer.read(completion, asked.sample, asked.frame), scorer)
+                read = scorer.read(completion, asked.sample, asked.frame)
+                record = judge(asked.sample, read, scorer.task, scorer.score(read, asked.sample))
+                if scorer.task.options is not None:
+                    first, second = option_scores(model, policy, asked, scorer.task.options, _answer_position(text))
+                    record |= {"option_logprobs": [first, second], "score": first - second}
+                yield record
     finally:
         policy.train(training)
-
-
-def summarise(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The task's metrics, the parse-failure and truncation rates, the mean reward and the number of samples."""
-    if not found:
-        raise ValueError("no records to summarise")
-    count = len(found)
-    return {
-        **task.metrics(found),
-        "parse_failed": sum(r["error"] is not None for r in found) / count,
-        "truncated": sum(r["truncated"] for r in found) / count,
-        "reward": sum(r["reward"]["total"] for r in found) / count,
-        "samples": float(count),
-    }
-
-
-def write_records(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
-    """One JSON object per line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as out:
-        for record in found:
-            out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def collect(found: Iterator[Record], count: int, progress: Callable[[int, int], None] | None = None) -> list[Record]:
@@ -110,3 +162,97 @@ def collect(found: Iterator[Record], count: int, progress: Callable[[int, int], 
         if progress is not None:
             progress(len(done), count)
     return done
+
+
+def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has a default and is a setting of its own
+    config: Config,
+    name: str,
+    path: str | Path,
+    split: str,
+    *,
+    out: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    task: str = "",
+    options: Mapping[str, Any] | None = None,
+    limit: int = 0,
+    exist_check: str = "none",
+    confidence: ConfidenceSource = "model",
+    convention: Convention | None = None,
+    segment: Segment | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure `config.model.path` on a benchmark in its original layout, with the parser and geometry of training.
+
+    Args:
+        config: Model, prompt (`task.prompt`), reward and rollout settings; its data and `task.name` are not used.
+        name: The benchmark's name.
+        path: The data set.
+        split: Its split.
+        out: Folder for records.jsonl and summary.json, or None.
+        progress: Called with (done, total) after every sample.
+        task: Another task than the benchmark's.
+        options: Further arguments of the benchmark's loader.
+        limit: Only so many samples, from the first; 0 for all. The notes then say so.
+        exist_check: For detection: which pairs are asked, ``none``, ``oracle``, ``map FILE`` or ``model``, which asks this
+            model first and detects only what it says is there. Rule and rate stand in the notes.
+        confidence: Where the scores of detections come from.
+        convention: Adds a published mask evaluation's numbers.
+        segment: Turns answered boxes and points into masks.
+        resamples: Of the 95 % bootstrap intervals.
+        seed: Of the bootstrap.
+
+    Raises:
+        DataError: A file or row is wrong.
+    """
+    # Loading a model belongs to training, which itself evaluates with this module.
+    from visurf.config import LoraConfig
+    from visurf.loop import autocast
+    from visurf.training import make_scorer, prepare_model
+
+    benchmark, root = get_benchmark(name), Path(path)
+    samples, notes = load_samples(benchmark, root, split, options)
+    if limit and limit < len(samples):
+        notes["limit"] = f"the first {limit} of {len(samples)} samples"
+        samples = samples[:limit]
+    chosen = task_for(benchmark, samples, task)
+    if segment is not None:
+        chosen = with_segmenter(chosen, segment)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
+    model, network = prepare_model(frozen, config.model.path)
+    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
+    policy.eval()
+    sampling = Sampling(config.rollout.max_tokens, token_budget=config.rollout.token_budget)
+
+    def exists(pair: Sample) -> bool:
+        prompt = model.encode_prompt(pair, EXISTS.replace("{category}", pair.question))
+        yes, no = option_scores(model, policy, prompt, ("yes", "no"))
+        return yes > no
+
+    with autocast(config, model.device):
+        asked: Sequence[Sample] = samples
+        if chosen.name == "detection":
+            pairs = choose_pairs(samples, exist_check, ask=exists)
+            asked = pairs.asked
+            notes |= {"exist_check": pairs.rule, "exist_check_rate": f"{pairs.rate:.4f}"}
+        answers = records(model, policy, asked, make_scorer(config, chosen), config.task.prompt, sampling)
+        answered = {record["id"]: record for record in collect(answers, len(asked), progress)}
+    found = [answered[s.id] if s.id in answered else unasked(s, chosen) for s in samples]
+    evaluation = conclude(
+        benchmark,
+        root,
+        split,
+        chosen,
+        found,
+        confidence=confidence,
+        convention=convention,
+        notes=notes,
+        resamples=resamples,
+        seed=seed,
+    )
+    if out is not None:
+        write_records(out / "records.jsonl", found)
+        (out / "summary.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
+    return evaluation

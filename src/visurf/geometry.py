@@ -214,25 +214,29 @@ def union_boxes_mask(boxes: Sequence[Box], size: Size) -> NDArray[np.bool_]:
     return mask
 
 
-def union_iou(first: Sequence[Box], second: Sequence[Box], size: Size) -> float:
-    """IoU of the unions of two sets of boxes; 1 when both are empty, 0 when one is.
+def union_areas(first: Sequence[Box], second: Sequence[Box], size: Size) -> tuple[float, float]:
+    """Areas that the unions of two sets of boxes share, and cover together, inside the image.
 
-    Exact area by coordinate compression, so it does not depend on the image's resolution.
+    Exact by coordinate compression, so they do not depend on the image's resolution.
     """
-    if not first or not second:
-        return float(not first and not second)
     width, height = size
     clipped = [[(max(b[0], 0), max(b[1], 0), min(b[2], width), min(b[3], height)) for b in boxes] for boxes in (first, second)]
     xs = np.unique([v for boxes in clipped for b in boxes for v in (b[0], b[2])])
     ys = np.unique([v for boxes in clipped for b in boxes for v in (b[1], b[3])])
+    if not xs.size:
+        return 0.0, 0.0
     cells = np.outer(np.diff(ys), np.diff(xs))
     centres_x, centres_y = (xs[:-1] + xs[1:]) / 2, (ys[:-1] + ys[1:]) / 2
-    covered = [
-        np.any(
-            [np.outer((b[1] <= centres_y) & (centres_y < b[3]), (b[0] <= centres_x) & (centres_x < b[2])) for b in boxes],
-            axis=0,
-        )
-        for boxes in clipped
-    ]
-    intersection, union = (float(cells[m].sum()) for m in (covered[0] & covered[1], covered[0] | covered[1]))
+    covered = [np.zeros(cells.shape, dtype=bool) for _ in clipped]
+    for cover, boxes in zip(covered, clipped, strict=True):
+        for b in boxes:
+            cover |= np.outer((b[1] <= centres_y) & (centres_y < b[3]), (b[0] <= centres_x) & (centres_x < b[2]))
+    return float(cells[covered[0] & covered[1]].sum()), float(cells[covered[0] | covered[1]].sum())
+
+
+def union_iou(first: Sequence[Box], second: Sequence[Box], size: Size) -> float:
+    """IoU of the unions of two sets of boxes; 1 when both are empty, 0 when one is."""
+    if not first or not second:
+        return float(not first and not second)
+    intersection, union = union_areas(first, second, size)
     return intersection / union if union > 0 else 0.0

@@ -6,6 +6,7 @@ Model text is untrusted: nothing is evaluated, every search is linear in the tex
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from visurf.types import Box, Choice, DataError, Number, Objects, ParseError, Po
 
 # Longer answers are no answers: 120 objects need less than 20,000 characters.
 MAX_ANSWER = 100_000
+# Possessive, so that a text of digits and spaces is searched in linear time.
+_CORNER = r"\(\s*+(\d++)\s*+,\s*+(\d++)\s*+\)"
+_CORNERS = re.compile(rf"{_CORNER}\s*+,\s*+{_CORNER}")
 
 
 def _content(text: str) -> str | ParseError:
@@ -137,3 +141,35 @@ def parse_choice(text: str, options: Sequence[str]) -> Choice | ParseError:
     if head in letters and written[len(head) : len(head) + 1] in {".", ")", ":"}:
         return Choice(head, tuple(options))
     return ParseError("not_an_option", answer.text[:80])
+
+
+def parse_corners(text: str, frame: Frame) -> Objects | ParseError:
+    """Parse the one box ``(x1,y1),(x2,y2)`` of the first answer to pixels of the original image.
+
+    Or a `ParseError`: no_answer, answer_too_long, no_box, several_boxes, bad_box, degenerate_box.
+    """
+    content = _content(text)
+    if isinstance(content, ParseError):
+        return content
+    found = _CORNERS.findall(content)
+    if len(found) != 1:
+        return ParseError("several_boxes" if found else "no_box", f"expected one (x1,y1),(x2,y2), got {len(found)}")
+    if max(map(len, found[0])) > 9:
+        return ParseError("bad_box", f"expected four numbers, got {str(found[0])[:80]}")
+    x1, y1, x2, y2 = (float(v) for v in found[0])
+    if x2 <= x1 or y2 <= y1:
+        return ParseError("degenerate_box", f"expected x1 < x2 and y1 < y2, got {found[0]}")
+    return Objects((frame.decode_box((x1, y1, x2, y2)),))
+
+
+def parse_yes_no(text: str) -> Text | ParseError:
+    """The first answer as ``yes`` or ``no``, in any case and with a final stop, or the error `not_yes_or_no`.
+
+    >>> parse_yes_no("<answer> Yes. </answer>")
+    Text(text='yes')
+    """
+    answer = parse_text(text)
+    if isinstance(answer, ParseError):
+        return answer
+    word = answer.text.rstrip(".! ").casefold()
+    return Text(word) if word in ("yes", "no") else ParseError("not_yes_or_no", answer.text[:80])

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from visurf.types import DataError, Sample
 
@@ -23,6 +24,8 @@ class Benchmark:
         source: Where to get it.
         licence: Terms of annotations and images.
         notes: What one must know before comparing a number.
+        annotations: (root, split) -> the annotation file in COCO's layout that AP is computed on, where there is one.
+        federated: AP follows LVIS's rules.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Benchmark:
     source: str
     licence: str
     notes: str = ""
+    annotations: Callable[[Path, str], Path] | None = None
+    federated: bool = False
 
 
 BENCHMARKS = {

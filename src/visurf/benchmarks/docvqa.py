@@ -37,7 +37,7 @@ def load(root: Path, split: str, *, report: RowReport | None = None) -> list[Sam
                 raise DataError(f"{where}, field 'answers': expected at least one text, got {answers!r:.100}")
             identity = str(require(row, "questionId", int, where))
             question = require(row, "question", str, where).strip()
-            meta = {"answers": tuple(answers), "question_types": row.get("question_types")}
+            meta = {"scoring": "anls", "answers": tuple(answers), "question_types": row.get("question_types")}
             samples.append(Sample(identity, (picture,), question, Text(answers[0]), meta=meta))
     return finish(samples, path)
 

@@ -14,6 +14,15 @@ from visurf.types import DataError, Sample
 SPLITS = ("train", "val")
 
 
+def annotation_file(root: Path, split: str) -> Path:
+    """The annotation file: `root` itself where that is one."""
+    if root.is_file():
+        return root
+    check_split(split, SPLITS, "LVIS v1")
+    name = f"lvis_v1_{split}.json"
+    return find(root, (f"annotations/{name}", name), "annotations")
+
+
 def load(
     root: Path,
     split: str,
@@ -31,7 +40,7 @@ def load(
     `meta["not_exhaustive"]` tells that perhaps not every object of the category is boxed.
 
     Args:
-        root: Holds the annotation file, in `annotations/` or directly.
+        root: Holds the annotation file, in `annotations/` or directly; or is the file.
         split: train or val.
         classes: Category names as the file spells them.
         images: The folder with `train2017` and `val2017`; `root` by default.
@@ -40,11 +49,9 @@ def load(
         seed: Of that draw.
         report: Counts what is bad or left out.
     """
-    check_split(split, SPLITS, "LVIS v1")
-    name = f"lvis_v1_{split}.json"
     return load_file(
-        find(root, (f"annotations/{name}", name), "annotations"),
-        images or root,
+        annotation_file(root, split),
+        images or (root.parent if root.is_file() else root),
         classes=classes,
         all_absent=all_absent,
         absent=absent,
@@ -108,4 +115,6 @@ BENCHMARK = Benchmark(
     source="https://www.lvisdataset.org/dataset",
     licence="annotations CC BY 4.0; images under the Flickr licence each names",
     notes="federated: absence is known only for neg_category_ids; names carry underscores and senses",
+    annotations=annotation_file,
+    federated=True,
 )

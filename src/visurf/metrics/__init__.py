@@ -31,6 +31,7 @@ from visurf.metrics.intervals import (
 )
 from visurf.metrics.mathvista import extract_mathvista, mathvista_correct, normalise_mathvista
 from visurf.metrics.ranking import average_precision, roc_auc
+from visurf.metrics.resampling import ap_intervals, ap_statistic
 from visurf.metrics.segmentation import (
     SEGMENTATION_CONVENTIONS,
     Overlap,
@@ -72,6 +73,8 @@ __all__ = [
     "accuracy",
     "anls",
     "anls_score",
+    "ap_intervals",
+    "ap_statistic",
     "average_precision",
     "bootstrap_interval",
     "bootstrap_statistic",

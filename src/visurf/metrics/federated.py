@@ -58,7 +58,7 @@ def lvis_ap(
 
     Source: Gupta et al., LVIS (arXiv 1908.03195); agrees with the lvis package 0.5.3.
     """
-    judged, incomplete = _federation(truth)
+    judged, incomplete = federation(truth)
     # The limit comes first: a detection that is judged nowhere still uses up its place.
     evaluator = evaluator_for(truth, strongest(detections, max_detections), iou_type)
     evaluator.params.maxDets = [max_detections]
@@ -103,7 +103,7 @@ def strongest(detections: Sequence[Mapping[str, Any]], limit: int) -> list[Mappi
     return [detection for found in by_image.values() for detection in found]
 
 
-def _federation(truth: Mapping[str, Any]) -> tuple[dict[int, set[Any]], dict[int, set[Any]]]:
+def federation(truth: Mapping[str, Any]) -> tuple[dict[int, set[Any]], dict[int, set[Any]]]:
     """Per category: the images on which it is judged, and those among them where not every object is annotated."""
     judged: dict[int, set[Any]] = defaultdict(set)
     incomplete: dict[int, set[Any]] = defaultdict(set)

@@ -6,14 +6,15 @@ Answers are ``<think>...</think><answer>[{"bbox_2d": [x1,y1,x2,y2], "point_2d": 
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
 
-from visurf.geometry import Frame, box_centre, pairwise_iou, scale_boxes, scale_points, union_iou
+from visurf.geometry import Frame, box_centre, scale_boxes, scale_points
 from visurf.parsing import parse_objects
 from visurf.rewards import visionreasoner
-from visurf.tasks.task import Part, Record, RewardSettings, Task, has_thinking, mean
-from visurf.types import Answer, Completion, Objects, ParseError, Sample
+from visurf.tasks import segmentation
+from visurf.tasks.task import Part, RewardSettings, Task
+from visurf.types import Answer, Completion, Masks, Objects, ParseError, Sample
 
 # Published prompt (data, quoted with its missing spaces): dvlab-research/Seg-Zero, VisionReasoner.
 PUBLISHED = (
@@ -34,11 +35,13 @@ def _points(target: Objects) -> tuple[tuple[float, float], ...]:
     return target.points if target.points is not None else tuple(box_centre(b) for b in target.boxes)
 
 
-def render_answer(target: Objects, frame: Frame, align: bool = True) -> str:
+def render_answer(target: Objects | Masks, frame: Frame, align: bool = True) -> str:
     """The answer of a label: exactly as the policy writes it, or as raw JSON of the target when not aligned.
 
-    The raw form has another key order, spaces after commas and pixels of the original image instead of the model's frame.
+    Masks are written as their tight boxes and deepest pixels. The raw form has another key order, spaces after commas and
+    pixels of the original image instead of the model's frame.
     """
+    target = segmentation.objects_of(target)
     points = _points(target)
     if not align:
         raw = [
@@ -59,8 +62,7 @@ def parse(text: str, sample: Sample, frame: Frame) -> Objects | ParseError:
 
 
 def _truth(sample: Sample) -> Objects:
-    assert isinstance(sample.target, Objects)
-    return sample.target
+    return segmentation.objects_of(sample.target)
 
 
 def parts(settings: RewardSettings) -> dict[str, Part]:
@@ -95,44 +97,38 @@ def parts(settings: RewardSettings) -> dict[str, Part]:
 
 
 def judge(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
-    """How right one answer is; an answer that could not be parsed found nothing and did not say so.
+    """See `visurf.tasks.segmentation.measure`."""
+    return segmentation.measure(sample, answer)
 
-    Returns:
-        `giou`: IoU of the union of boxes, 1 for a right "nothing"; `n_hit` on samples without the object: said "nothing";
-        `t_hit` on the others: did not; `box_iou` on the others: best IoU of each true box, averaged over the larger count.
+
+def with_segmenter(task: Task, segment: segmentation.Segment) -> Task:
+    """The task with answers turned into masks by a segmenter before they are compared.
+
+    Args:
+        task: One that answers with boxes and points: referring, reasoning_segmentation, anomaly or lesion.
+        segment: (sample, answered objects) -> mask; only asked where something was answered.
     """
-    truth = _truth(sample)
-    said = answer.boxes if isinstance(answer, Objects) else None
-    if not truth.boxes:
-        right = float(said is not None and not said)
-        return {"giou": right, "n_hit": right, "t_hit": None, "box_iou": None}
-    if not said:
-        return {"giou": 0.0, "n_hit": None, "t_hit": float(said is None), "box_iou": 0.0}
-    best = pairwise_iou(truth.boxes, said).max(axis=1).sum() / max(len(truth.boxes), len(said))
-    return {"giou": union_iou(said, truth.boxes, sample.size), "n_hit": None, "t_hit": 1.0, "box_iou": float(best)}
+
+    def judge_masks(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
+        # The task's own measures first: they may know more than the overlap.
+        return {**task.judge(sample, answer), **segmentation.measure(sample, answer, segment)}
+
+    return dataclasses.replace(task, judge=judge_masks)
 
 
-def metrics(records: Sequence[Record]) -> dict[str, float]:
-    """Return gIoU over all samples, N-acc, T-acc, box IoU over samples with the object, and the share that still reasons."""
-    return {
-        "giou": mean([r["measures"]["giou"] for r in records]),
-        "n_acc": mean([r["measures"]["n_hit"] for r in records]),
-        "t_acc": mean([r["measures"]["t_hit"] for r in records]),
-        "box_iou": mean([r["measures"]["box_iou"] for r in records]),
-        "thinking": mean([float(has_thinking(r["text"])) for r in records]),
-    }
-
+PROMPTS = {"published": PUBLISHED, "explicit": EXPLICIT, "bare": "{question}"}
+PREPARE = {"published": lower_without_stop, "explicit": lower_without_stop}
 
 REFERRING = Task(
     name="referring",
-    prompts={"published": PUBLISHED, "explicit": EXPLICIT, "bare": "{question}"},
+    prompts=PROMPTS,
     default_prompt="explicit",
-    target=Objects,
+    target=(Objects, Masks),
     label_text=render_answer,
     parse=parse,
     parts=parts,
     judge=judge,
-    metrics=metrics,
+    metrics=segmentation.METRICS,
     headline="giou",
-    prepare_question={"published": lower_without_stop, "explicit": lower_without_stop},
+    prepare_question=PREPARE,
 )

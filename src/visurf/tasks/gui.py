@@ -1,22 +1,23 @@
-"""Pointing: one or more points, as in clicking what an instruction names."""
+"""GUI grounding: the point, or the points in order, to click for an instruction."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 
-from visurf.geometry import Frame, inside, scale_points
-from visurf.parsing import parse_points
+from visurf.geometry import Frame, box_iou, inside, scale_points
+from visurf.parsing import parse_objects, parse_points
 from visurf.rewards import visionreasoner
-from visurf.tasks.task import Part, Record, RewardSettings, Task, has_thinking, mean
-from visurf.types import Answer, Completion, ParseError, Points, Sample
+from visurf.tasks.referring import PUBLISHED, lower_without_stop
+from visurf.tasks.task import Metric, Part, RewardSettings, Task
+from visurf.types import Answer, Completion, Objects, ParseError, Points, Sample
 
 PROMPT = (
     'Please point to "{question}". Output the thinking process in <think> </think> and final answer in <answer> </answer> tags, '
     'i.e., <think> thinking process here </think><answer>[{"point_2d": [30,110]}]</answer>'
 )
 POINT_BELOW = 30.0
+IOU_ABOVE = 0.5
 
 
 def render_answer(target: Points, frame: Frame, align: bool = True) -> str:
@@ -28,7 +29,10 @@ def render_answer(target: Points, frame: Frame, align: bool = True) -> str:
 
 
 def parse(text: str, sample: Sample, frame: Frame) -> Points | ParseError:
-    """See `visurf.parsing.parse_points`."""
+    """Points as `visurf.parsing.parse_points` reads them, with their boxes where every object has both, as `published` asks."""
+    objects = parse_objects(text, frame)
+    if isinstance(objects, Objects) and objects.boxes and objects.points is not None:
+        return Points(objects.points, objects.boxes)
     return parse_points(text, frame)
 
 
@@ -46,7 +50,7 @@ def _hits(answer: Points, sample: Sample, frame: tuple[float, float]) -> float:
 
 
 def parts(settings: RewardSettings) -> dict[str, Part]:
-    """Thinking format 1, accuracy 1: points that hit, in order, over the larger count."""
+    """Thinking format 1, answer format 1, accuracy 1: points that hit, in order, over the larger count."""
 
     def accuracy(completion: Completion, sample: Sample) -> float:
         answer = completion.answer
@@ -60,18 +64,29 @@ def parts(settings: RewardSettings) -> dict[str, Part]:
 
 
 def judge(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
-    """`hit`: share of points that hit; 0 for an answer that could not be parsed."""
-    return {"hit": _hits(answer, sample, (840.0, 840.0)) if isinstance(answer, Points) else 0.0}
+    """`hit`: share of points that hit; `box_hit`, where one box is true: whether the first answered box has IoU above 0.5.
+
+    Both are 0 for an answer that could not be parsed, the second also for an answer of points alone.
+    """
+    assert isinstance(sample.target, Points)
+    said = answer if isinstance(answer, Points) else None
+    found: dict[str, float | None] = {"hit": _hits(said, sample, (840.0, 840.0)) if said is not None else 0.0}
+    if sample.target.boxes is not None and len(sample.target.boxes) == 1:
+        boxes = said.boxes if said is not None else None
+        found["box_hit"] = float(bool(boxes) and box_iou(boxes[0], sample.target.boxes[0]) > IOU_ABOVE) if boxes else 0.0
+    return found
 
 
-def metrics(records: Sequence[Record]) -> dict[str, float]:
-    """Click accuracy over all samples, and the share that still reasons."""
-    return {
-        "accuracy": mean([r["measures"]["hit"] for r in records]),
-        "thinking": mean([float(has_thinking(r["text"])) for r in records]),
-    }
-
-
-POINTING = Task(
-    "pointing", {"default": PROMPT, "bare": "{question}"}, "default", Points, render_answer, parse, parts, judge, metrics
+GUI = Task(
+    name="gui",
+    prompts={"default": PROMPT, "published": PUBLISHED, "bare": "{question}"},
+    default_prompt="default",
+    target=Points,
+    label_text=render_answer,
+    parse=parse,
+    parts=parts,
+    judge=judge,
+    metrics={"click_accuracy": Metric("hit"), "box_accuracy": Metric("box_hit")},
+    headline="click_accuracy",
+    prepare_question={"published": lower_without_stop},
 )

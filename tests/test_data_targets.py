@@ -1,0 +1,53 @@
+"""Targets of the tasks beyond boxes and points, read from JSONL."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from visurf.config import DataConfig
+from visurf.data import load_data
+from visurf.tasks import TASKS
+from visurf.types import Choice, DataError, Detections, Number, Objects, Points, Text
+
+
+def read(folder, task, target):
+    Image.new("RGB", (100, 80)).save(folder / "a.png")
+    path = folder / "d.jsonl"
+    path.write_text(json.dumps({"id": 1, "image": "a.png", "question": "bus", "target": target}) + "\n")
+    return load_data(str(path), DataConfig(), TASKS[task]).samples[0].target
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "expected"),
+    [
+        ("detection", [[1, 2, 3, 4]], Detections(((1.0, 2.0, 3.0, 4.0),), (1.0,))),
+        ("detection", [], Detections()),
+        ("anomaly", [], Objects((), ())),
+        ("lesion", [[1, 2, 3, 4]], Objects(((1.0, 2.0, 3.0, 4.0),), ((2.0, 3.0),))),
+        ("gui", {"points": [[5, 6]]}, Points(((5.0, 6.0),))),
+        ("gui", {"points": [[5, 6]], "boxes": [[1, 2, 30, 40]]}, Points(((5.0, 6.0),), ((1.0, 2.0, 30.0, 40.0),))),
+        ("multiple_choice", {"choice": "B", "options": ["cat", "dog"]}, Choice("B", ("cat", "dog"))),
+        ("mathematics", {"choice": "A", "options": ["1"]}, Choice("A", ("1",))),
+        ("mathematics", {"number": "1.20"}, Number("1.20")),
+        ("yes_no", {"text": "no"}, Text("no")),
+    ],
+)
+def test_targets(tmp_path, task, target, expected):
+    assert read(tmp_path, task, target) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "message"),
+    [
+        ("multiple_choice", {"choice": "C", "options": ["cat", "dog"]}, "expected choice to be one of A, B, got 'C'"),
+        ("multiple_choice", {"choice": "A"}, "expected options"),
+        ("multiple_choice", {"choice": "A", "options": ["cat", " "]}, "expected options"),
+        ("multiple_choice", {"choice": "A", "options": ["cat"], "text": "cat"}, "exclude each other"),
+        ("counting", {"number": 1, "options": ["cat"]}, "unknown key 'options'"),
+        ("lesion", {"text": "x"}, "task 'lesion' needs Objects or Masks, got Text"),
+    ],
+)
+def test_broken_targets(tmp_path, task, target, message):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, task, target)
