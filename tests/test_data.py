@@ -78,10 +78,10 @@ def test_frames_and_box_formats(folder, frame, box_format, box):
 @pytest.mark.parametrize(
     ("task", "target", "expected"),
     [
-        ("pointing", {"points": [[5, 6]]}, Points(((5, 6),))),
-        ("pointing", {"boxes": [[1, 2, 9, 9]], "points": [[5, 6]]}, Points(((5, 6),), ((1, 2, 9, 9),))),
-        ("short_answer", {"class": " bus "}, Text("bus")),
-        ("short_answer", {"text": "two of them"}, Text("two of them")),
+        ("gui", {"points": [[5, 6]]}, Points(((5, 6),))),
+        ("gui", {"boxes": [[1, 2, 9, 9]], "points": [[5, 6]]}, Points(((5, 6),), ((1, 2, 9, 9),))),
+        ("classification", {"class": " bus "}, Text("bus")),
+        ("classification", {"text": "two of them"}, Text("two of them")),
         ("counting", {"number": 7}, Number("7")),
     ],
 )

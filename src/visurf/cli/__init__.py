@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from visurf.cli import datasets, environment, runs, scores
+from visurf.cli import datasets, environment, measuring, runs, scores
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -24,7 +24,7 @@ try it
 your own data
   init      write a recipe for a JSONL file
   train     run a recipe
-  eval      measure a model on a JSONL file
+  eval      measure a model, or another program's predictions, on a JSONL file or a benchmark
 
 parts of it
   score     any reward over a file of completions; checks against recorded results
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("visurf", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (runs, scores, datasets, environment):
+    for group in (runs, measuring, scores, datasets, environment):
         group.add(commands)
     return parser
 

@@ -1,9 +1,8 @@
-"""Commands that train or measure a model: demo, init, train, eval."""
+"""Commands that train a model: demo, init, train."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import warnings
@@ -20,7 +19,7 @@ def add(commands: Any) -> None:
     demo.add_argument("--held-out", type=int, default=400, help="held-out prompts (default 400)")
     demo.add_argument("override", nargs="*", metavar="key=value", help="changes to the demo's recipe, such as steps=300")
     demo.set_defaults(run=_demo)
-    _mode(demo)
+    add_mode(demo)
 
     init = commands.add_parser("init", description="write a recipe for a JSONL file")
     init.add_argument("data", type=Path, metavar="DATA.jsonl")
@@ -33,25 +32,18 @@ def add(commands: Any) -> None:
     train.add_argument("recipe", metavar="RECIPE.yaml")
     train.add_argument("override", nargs="*", metavar="key=value", help="such as paradigm=rlvr optimizer.lr=1e-5")
     train.set_defaults(run=_train)
-    _mode(train)
-
-    evaluate = commands.add_parser("eval", description="measure a model on a JSONL file")
-    evaluate.add_argument("model", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
-    evaluate.add_argument("data", metavar="DATA.jsonl")
-    evaluate.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe")
-    evaluate.add_argument("--out", type=Path, default=Path("evaluation"), help="folder of records.jsonl and summary.json")
-    evaluate.add_argument("override", nargs="*", metavar="key=value")
-    evaluate.set_defaults(run=_eval)
-    _mode(evaluate)
+    add_mode(train)
 
 
-def _mode(parser: argparse.ArgumentParser) -> None:
+def add_mode(parser: argparse.ArgumentParser) -> None:
+    """How a command shows its progress."""
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_const", const="quiet", dest="mode", default="auto", help="no progress")
     shown.add_argument("--json", action="store_const", const="json", dest="mode", help="one JSON line per step")
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
+    """Keep the libraries underneath from writing into our output."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", module="transformers|torch|huggingface_hub")
@@ -63,7 +55,7 @@ def _quiet_libraries() -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    _quiet_libraries()
+    quiet_libraries()
     from visurf.config import parse_overrides
     from visurf.mini.demo import PARADIGMS, demo, table
     from visurf.naming import look_up
@@ -93,7 +85,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    _quiet_libraries()
+    quiet_libraries()
     from visurf.config import load_config, parse_overrides
     from visurf.data import describe
     from visurf.stages import stages
@@ -125,22 +117,3 @@ def _train(options: argparse.Namespace) -> int:
 
 def _first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
-
-
-def _eval(options: argparse.Namespace) -> int:
-    _quiet_libraries()
-    from visurf.config import load_config, merge, parse_overrides
-    from visurf.terminal import Terminal
-    from visurf.training import evaluate
-
-    asked = {"model": {"path": options.model}, "data": {"validation": options.data}, "evaluation": {"limit": 0}}
-    config = load_config(options.recipe, merge(asked, parse_overrides(options.override)))
-    with Terminal(0, options.mode) as terminal:
-        summary = evaluate(config, options.out, lambda done, total: terminal.count(done, total, "evaluating"))
-    if options.mode == "json":
-        print(json.dumps(summary))
-    else:
-        for name, value in summary.items():
-            print(f"{name:<14} {value:.4f}")
-        print(f"records in {options.out / 'records.jsonl'}")
-    return 0

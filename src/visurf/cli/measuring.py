@@ -1,0 +1,138 @@
+"""The command that measures: a model or another program's predictions, on a JSONL file or a benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visurf.cli.runs import add_mode, quiet_libraries
+
+if TYPE_CHECKING:
+    from visurf.judging import Evaluation
+
+USAGE = """\
+measure a model on a JSONL file        visurf eval MODEL DATA.jsonl
+measure a model on a benchmark         visurf eval MODEL --benchmark NAME --data PATH
+judge what another program produced    visurf eval --benchmark NAME --data PATH --predictions FILE
+"""
+# Where a benchmark has several splits and none was named: the one its papers report.
+_REPORTED = ("testmini", "val", "validation", "test", "testA")
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("eval", description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
+    parser.add_argument("jsonl", nargs="?", metavar="DATA.jsonl")
+    parser.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe")
+    parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder of records.jsonl and summary.json")
+    parser.add_argument("--benchmark", metavar="NAME", help="a data set in its original layout, see docs/datasets.md")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="where the benchmark lies")
+    parser.add_argument("--split", help="default: the one its papers report")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="JSONL of id and completion, or COCO results")
+    parser.add_argument("--records", type=Path, metavar="FILE", help="write one verdict per sample here")
+    parser.add_argument("--frame", default="pixel", help="of coordinates in predictions: pixel, 1000 or WxH (default pixel)")
+    parser.add_argument("--exist-check", default="none", help="detection: none, oracle, 'map FILE' or model (default none)")
+    parser.add_argument("--confidence", default="model", help="detection: where scores come from (default model)")
+    parser.add_argument("--convention", help="segmentation: add a published evaluation's numbers, such as gres or lisa")
+    parser.add_argument("--segment", metavar="NAME", help="turn boxes into masks: classical, or a SAM 2 checkpoint")
+    parser.add_argument("--option", action="append", default=[], metavar="key=value", help="of the benchmark's loader")
+    parser.add_argument("--limit", type=int, default=0, help="a model answers only so many samples of a benchmark")
+    parser.add_argument("override", nargs="*", metavar="key=value")
+    parser.set_defaults(run=_eval)
+    add_mode(parser)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    # key=value may have landed in a positional that was left out.
+    for name in ("model", "jsonl"):
+        value = getattr(options, name)
+        if value is not None and "=" in value and not Path(value).exists():
+            options.override.insert(0, value)
+            setattr(options, name, None)
+    if options.benchmark:
+        return _on_benchmark(options)
+    if options.model is None or options.jsonl is None:
+        raise ValueError(f"expected a model and a JSONL file, or a benchmark:\n{USAGE}")
+    quiet_libraries()
+    from visurf.config import load_config, merge, parse_overrides
+    from visurf.terminal import Terminal
+    from visurf.training import evaluate
+
+    asked = {"model": {"path": options.model}, "data": {"validation": options.jsonl}, "evaluation": {"limit": 0}}
+    config = load_config(options.recipe, merge(asked, parse_overrides(options.override)))
+    with Terminal(0, options.mode) as terminal:
+        summary = evaluate(config, options.out, lambda done, total: terminal.count(done, total, "evaluating"))
+    if options.mode == "json":
+        print(json.dumps(summary))
+    else:
+        for name, value in summary.items():
+            print(f"{name:<14} {value:.4f}")
+        print(f"records in {options.out / 'records.jsonl'}")
+    return 0
+
+
+def _on_benchmark(options: argparse.Namespace) -> int:
+    from visurf.benchmarks import get_benchmark
+    from visurf.config import parse_overrides
+    from visurf.judging import write_records
+
+    if options.data is None or (options.predictions is None) == (options.model is None):
+        raise ValueError(f"a benchmark needs --data, and either a model or --predictions:\n{USAGE}")
+    splits = get_benchmark(options.benchmark).splits
+    split = options.split or next((s for s in _REPORTED if s in splits), splits[-1])
+    common: dict[str, Any] = {
+        "options": parse_overrides(options.option),
+        "exist_check": options.exist_check,
+        "confidence": options.confidence,
+        "convention": options.convention,
+    }
+    if options.segment:
+        from visurf.segmenter import load_segmenter
+
+        common["segment"] = load_segmenter(options.segment).segment
+    if options.predictions is not None:
+        from visurf.predictions import evaluate_predictions
+
+        found = evaluate_predictions(options.benchmark, options.data, split, options.predictions, frame=options.frame, **common)
+    else:
+        quiet_libraries()
+        from visurf.config import load_config, merge
+        from visurf.evaluation import evaluate_benchmark
+        from visurf.terminal import Terminal
+
+        config = load_config(options.recipe, merge({"model": {"path": options.model}}, parse_overrides(options.override)))
+        with Terminal(0, options.mode) as terminal:
+
+            def count(done: int, total: int) -> None:
+                terminal.count(done, total, "evaluating")
+
+            common |= {"out": options.out, "progress": count, "limit": options.limit}
+            found = evaluate_benchmark(config, options.benchmark, options.data, split, **common)
+    if options.records is not None:
+        write_records(options.records, found.records)
+    _show(found, options.mode)
+    return 0
+
+
+def _show(found: Evaluation, mode: str) -> None:
+    if mode == "json":
+        print(json.dumps(found.to_dict()))
+        return
+    print(f"{found.benchmark}, {found.split}: {len(found.records)} samples")
+    for name, interval in found.summary.metrics.items():
+        print(f"{name:<22} {interval.value:.4f}  [{interval.low:.4f}, {interval.high:.4f}]")
+    for name, rate in (("parse_failed", found.summary.parse_failure_rate), ("truncated", found.summary.truncation_rate)):
+        print(f"{name:<22} {rate.value:.4f}")
+    for name, value in found.extra.items():
+        print(f"{name:<22} {value:.4f}")
+    for name, note in found.notes.items():
+        print(f"{name}: {note}")
+    for what, ids in (
+        ("without a prediction, each a failure", found.missing),
+        ("predictions of no sample, ignored", found.unknown),
+    ):
+        if ids:
+            print(f"{len(ids)} {what}: {', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''}")
