@@ -180,3 +180,21 @@ def test_help_is_quick_light_and_fits_a_screen():
     assert float(measured.split()[0]) < 0.3
     assert len(text) <= 24
     assert max(map(len, text)) <= 100
+
+
+def test_eval_judges_predictions_on_a_benchmark(shared, tmp_path, capsys):
+    pytest.importorskip("pycocotools")
+    folder = shared / "samples" / "coco_val2014_100"
+    results = folder / "instances_val2014_fakebbox100_results.json"
+    asked = ["--benchmark", "coco", "--data", str(folder / "instances_val2014_100.json"), "--predictions", str(results)]
+    assert main(["eval", *asked, "--records", str(tmp_path / "records.jsonl")]) == 0
+    printed = capsys.readouterr().out
+    assert "coco, val: 8000 samples" in printed
+    assert "ap                     0.5046" in printed
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 8000
+
+
+@pytest.mark.parametrize("asked", [["mini"], ["--benchmark", "coco"], ["mini", "--benchmark", "coco", "--predictions", "x"]])
+def test_eval_says_what_it_can_measure(asked, capsys):
+    assert main(["eval", *asked]) == 2
+    assert "judge what another program produced" in capsys.readouterr().err

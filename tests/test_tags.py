@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visurf.rewards import tags
+from visurf import tags
 from visurf.types import DataError
 
 TOKENS = ["<think>", "</think>", "<answer>", "</answer>", "\n", " ", "\u00a0", "\u2028", "a", "<answer", "<ANSWER>"]
