@@ -19,6 +19,8 @@ from visurf.training import evaluate, train
 
 RECIPE = Path(__file__).with_name("demo.yaml")
 PARADIGMS = ("sft", "rlvr", "sft_then_rlvr", "visurf")
+# What the validation split chose for each paradigm, with the same budget: docs/results/miniature.md.
+LEARNING_RATES = {"sft": 3e-4, "rlvr": 3e-5, "sft_then_rlvr": 3e-5, "visurf": 1e-4}
 COLUMNS = ("giou", "n_acc", "box_iou")
 HELD_OUT = "world:shifted?count={count}&seed=9001"
 
@@ -57,6 +59,9 @@ def demo(
                 folder = out / "runs" / name
                 shutil.rmtree(folder, ignore_errors=True)
                 config = dataclasses.replace(base, paradigm=paradigm, seed=seed, out=str(folder))
+                if "lr" not in (overrides or {}).get("optimizer", {}):
+                    chosen = dataclasses.replace(config.optimizer, lr=LEARNING_RATES[paradigm])
+                    config = dataclasses.replace(config, optimizer=chosen)
                 terminal.forget()
                 began = time.perf_counter()
                 result = train(config, lambda event, name=name: _show(terminal, name, event))  # type: ignore[misc]
