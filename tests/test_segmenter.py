@@ -136,14 +136,14 @@ def test_grabcut_falls_back_to_the_box():
 @pytest.mark.parametrize(("domain", "least"), [("clean", 0.93), ("shifted", 0.75)])
 def test_grabcut_on_the_rendered_world(domain, least):
     pytest.importorskip("cv2")
-    samples = [s for s in world.referring_samples(world.DOMAINS[domain], 60, 0) if s.target.boxes]
+    samples = [s for s in world.referring_samples(world.DOMAINS[domain], 60, 0, masks=True) if s.target.boxes]
     found = [GrabCut().segment(s.images[0], s.target.boxes, s.target.points)[0] for s in samples]
     truth = [true_mask(s) for s in samples]
     assert np.mean([iou(mask, true) for mask, true in zip(found, truth, strict=True)]) > least
 
 
 def test_masks_of_the_rendered_world_fill_their_boxes():
-    for sample in world.referring_samples(world.CLEAN, 20, 1):
+    for sample in world.referring_samples(world.CLEAN, 20, 1, masks=True):
         mask = true_mask(sample)
         assert mask.shape == (world.SIZE, world.SIZE)
         if not sample.target.boxes:
@@ -277,7 +277,7 @@ def test_a_recipe_adds_the_mask_reward():
     from visurf.training import make_scorer
 
     scorer = make_scorer(Config(reward=RewardConfig(segmenter="classical")), TASKS["referring"])
-    found = world.referring_samples(world.CLEAN, 6, 0, absent=0.5)
+    found = world.referring_samples(world.CLEAN, 6, 0, absent=0.5, masks=True)
     for one in found:
         (score,) = scorer.score_all([Completion("<answer>x</answer>", (), one.target, None)], one)
         assert score.parts["mask_iou"] > 0.6

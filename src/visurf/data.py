@@ -98,15 +98,15 @@ def _world(source: str) -> list[Sample]:
 
     parts = urlsplit(source)
     options = dict(parse_qsl(parts.query))
-    expected = f"expected world:{'|'.join(world.DOMAINS)}?count=N&seed=S&absent=SHARE"
-    if parts.path not in world.DOMAINS or set(options) - {"count", "seed", "absent"}:
+    expected = f"expected world:{'|'.join(world.DOMAINS)}?count=N&seed=S&absent=SHARE&masks=0|1"
+    if parts.path not in world.DOMAINS or set(options) - {"count", "seed", "absent", "masks"}:
         raise DataError(f"{source}: {expected}")
     try:
         count, seed = int(options.get("count", 400)), int(options.get("seed", 0))
-        absent = float(options.get("absent", 0.4))
+        absent, masks = float(options.get("absent", 0.4)), bool(int(options.get("masks", 0)))
     except ValueError as error:
         raise DataError(f"{source}: {expected}; {error}") from error
-    return world.referring_samples(world.DOMAINS[parts.path], count, seed, absent)
+    return world.referring_samples(world.DOMAINS[parts.path], count, seed, absent, masks)
 
 
 def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:

@@ -192,7 +192,7 @@ def target(shape: Shape | None) -> Objects:
     return Objects() if shape is None else Objects((shape.box,), (shape.centre,))
 
 
-def referring_samples(domain: Domain, count: int, seed: int, absent: float = 0.4) -> list[Sample]:
+def referring_samples(domain: Domain, count: int, seed: int, absent: float = 0.4, masks: bool = False) -> list[Sample]:
     """Referring questions about rendered scenes, one a scene.
 
     Args:
@@ -200,6 +200,7 @@ def referring_samples(domain: Domain, count: int, seed: int, absent: float = 0.4
         count: Number of samples.
         seed: Seed of the whole list; a longer list begins with the shorter one.
         absent: Share of questions that name nothing in the picture.
+        masks: Let samples bring their true mask, against which gIoU and mask rewards then measure; without, boxes are.
     """
     samples = []
     for index in range(count):
@@ -212,6 +213,6 @@ def referring_samples(domain: Domain, count: int, seed: int, absent: float = 0.4
             colour, kind = shape.colour, shape.kind
         found = scene.find(colour, kind)
         picture = (ImageRef(scene.render()),)
-        meta = {} if found is None else {"mask": ShapeMask(found)}
+        meta = {} if found is None or not masks else {"mask": ShapeMask(found)}
         samples.append(Sample(f"{seed}-{index}", picture, question(colour, kind), target(found), meta=meta))
     return samples
