@@ -7,6 +7,7 @@ sees. Images come before the text; M-RoPE gives three position axes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,4 @@ QWEN2_VL = Family(
     merge_tensors=merge_tensors,
     vision_module="model.visual",
 )
-QWEN2_5_VL = Family(
-    name="qwen2_5_vl",
-    model_types=("qwen2_5_vl",),
-    load_image_processor=load_image_processor,
-    encode_images=encode_in_pixels,
-    image_token="<|image_pad|>",
-    banned_tokens=_SPECIAL,
-    positions=positions,
-    merge_tensors=merge_tensors,
-    vision_module="model.visual",
-)
+QWEN2_5_VL = replace(QWEN2_VL, name="qwen2_5_vl", model_types=("qwen2_5_vl",), encode_images=encode_in_pixels)
