@@ -84,6 +84,14 @@ def test_the_final_model_loads_in_plain_transformers(uninterrupted):
     assert AutoTokenizer.from_pretrained(uninterrupted / "model").chat_template
 
 
+@pytest.mark.parametrize("change", [{"paradigm": "rlvr"}, {"optimizer": {"lr": 0.5}}, {"data": {"train": "world:clean?count=40"}}])
+def test_a_run_is_not_gone_on_with_other_settings(uninterrupted, change):
+    from visurf.config import ConfigError
+
+    with pytest.raises(ConfigError, match=f"holds a run with {next(iter(change))}: .*choose another out="):
+        train(small(uninterrupted, **change))
+
+
 KILLER = textwrap.dedent(
     """
     import os, signal

@@ -18,7 +18,7 @@ import yaml
 from torch import nn
 
 from visurf import checkpoint, evaluation, parallel
-from visurf.config import Config, ConfigError, LoraConfig, to_dict
+from visurf.config import Config, ConfigError, LoraConfig, load_config, to_dict
 from visurf.data import DataSet, load_data
 from visurf.interruption import Interruption
 from visurf.loop import Loop, autocast
@@ -43,6 +43,30 @@ class Result:
     model: Path
     metrics: Mapping[str, Any]
     validation: Mapping[str, float]
+
+
+# What may change when a run goes on: it decides how long, how fast and how closely watched, not what is learnt.
+_FREE = ("out", "threads", "trackers", "checkpoint", "evaluation", "tokens_per_microbatch", "steps")
+
+
+def check_same_run(config: Config, out: Path, stage_count: int) -> None:
+    """Refuse to go on with other settings than a run began with, which would mix two experiments in one folder.
+
+    Raises:
+        ConfigError: Names the first setting that differs.
+    """
+    if not (out / "config.yaml").is_file():
+        return
+    before, now = to_dict(load_config(out / "config.yaml")), to_dict(config)
+    for values in (before, now):
+        values["data"].pop("validation")
+        values["rollout"].pop("token_budget")
+    # With several stages the steps say where one ends.
+    free = _FREE if stage_count == 1 else _FREE[:-1]
+    for name in (n for n in now if n not in free and now[n] != before[n]):
+        raise ConfigError(
+            f"{out} holds a run with {name}: {before[name]!r}, asked is {now[name]!r}; choose another out=, or go on unchanged"
+        )
 
 
 class Run:
@@ -71,6 +95,8 @@ class Run:
         found = checkpoint.latest(self.out)
         if found is not None and config.checkpoint.resume == "never":
             raise ConfigError(f"{self.out} holds a run already; choose another out=, or checkpoint.resume=auto to go on")
+        if found is not None:
+            check_same_run(config, self.out, len(self.stages))
         self.resumed = found
         self.progress, self.state = checkpoint.read(found) if found else (checkpoint.Progress(), {})
         self.interruption = Interruption()
