@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "rewards": ("types", "geometry", "tags", "parsing", "metrics", "advantages", "control", "rewards"),
     "tasks": ("types", "geometry", "tags", "parsing", "metrics", "advantages", "control", "rewards", "tasks"),
     "objective": ("config",),
-    "attention": (),
+    "attention": ("attention",),
 }
 MUST_NOT_IMPORT = {
     "models": ("tasks", "rewards", "scoring", "groups", "loop", "training", "benchmarks"),

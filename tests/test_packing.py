@@ -47,7 +47,7 @@ def coefficients(lengths, seed=1):
 def both_ways(model, plain, shapes, budget, policy=None):
     """Packed and oracle log-probs and gradients of one weighted sum of them."""
     bundles, count = bundles_of(model, shapes)
-    policy = policy or Policy(model.network, temperature=TEMPERATURE, banned=model.banned_ids, chunk=7)
+    policy = policy or Policy(model.network, temperature=TEMPERATURE, banned=model.banned_ids, head_bytes=7 * 4 * 113)
     pairs = [(b.prompt, s.token_ids) for b in bundles for s in b.sequences]
     weights = coefficients([len(t) for _, t in pairs])
     results = []

@@ -54,6 +54,7 @@ class ModelConfig:
         min_pixels: Overrides the image processor's lower limit.
         max_pixels: Overrides the image processor's upper limit.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        attention: Kernel over packed rows; all are exact, `auto` takes the fastest that works on the device.
         lora: Adapters.
     """
 
@@ -65,6 +66,7 @@ class ModelConfig:
     min_pixels: int | None = None
     max_pixels: int | None = None
     gradient_checkpointing: bool = False
+    attention: Literal["auto", "merged", "flex", "dense"] = "auto"
     lora: LoraConfig = LoraConfig()
 
 

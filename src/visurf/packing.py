@@ -134,7 +134,7 @@ def build_row(bundles: Sequence[Bundle], family: Family, device: torch.device | 
         "input_ids": torch.tensor([ids], device=device),
         "position_ids": torch.cat(positions, dim=1).unsqueeze(1).to(device),
         "attention_mask": dummy_mask(device),
-        "visurf_layout": PackedLayout.build(prompts, spans, len(ids), device),
+        "visurf_layout": PackedLayout(prompts, spans, len(ids), device),
         "use_cache": False,
     }
     index = (torch.tensor(v, dtype=torch.long, device=device) for v in (predict_at, targets, member))

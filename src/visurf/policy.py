@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from visurf.packing import PackedRow
@@ -22,19 +23,19 @@ class Policy(nn.Module):
     The distribution is that of logits / temperature with the banned tokens removed, in training exactly as in sampling.
     """
 
-    def __init__(self, network: nn.Module, *, temperature: float, banned: tuple[int, ...], chunk: int = 4096) -> None:
+    def __init__(self, network: nn.Module, *, temperature: float, banned: tuple[int, ...], head_bytes: int = 1 << 28) -> None:
         """Wrap a network.
 
         Args:
             network: A transformers model with `model` (backbone) and `lm_head`.
             temperature: Of the sampled distribution.
             banned: Token ids that are never sampled.
-            chunk: Predicted tokens per lm_head call; bounds memory, changes nothing else.
+            head_bytes: Float32 logits held at once; bounds memory, changes nothing else.
         """
         super().__init__()
         self.network = network
         self.temperature = temperature
-        self.chunk = chunk
+        self.head_bytes = head_bytes
         self.banned: Tensor
         self.register_buffer("banned", torch.tensor(banned, dtype=torch.long), persistent=False)
 
@@ -70,10 +71,11 @@ class Policy(nn.Module):
             raise RuntimeError(f"the packed layout reached {layout.calls} of {layers} layers; is attn_implementation 'visurf'?")
         hidden = hidden.index_select(0, row.predict_at)
         parts = []
-        for start in range(0, len(row.targets), self.chunk):
-            piece = slice(start, start + self.chunk)
+        chunk = max(1, self.head_bytes // (4 * base.config.get_text_config().vocab_size))
+        for start in range(0, len(row.targets), chunk):
+            piece = slice(start, start + chunk)
             arguments = (hidden[piece], row.targets[piece], base.lm_head)
-            if torch.is_grad_enabled() and len(row.targets) > self.chunk:
+            if torch.is_grad_enabled() and len(row.targets) > chunk:
                 parts.append(checkpoint(self._score, *arguments, use_reentrant=False))
             else:
                 parts.append(self._score(*arguments))
@@ -81,9 +83,10 @@ class Policy(nn.Module):
 
     def logits(self, hidden: Tensor, head: nn.Module) -> Tensor:
         """Logits of the sampled distribution, float32: (n, hidden) -> (n, vocabulary)."""
-        logits = head(hidden).float() / self.temperature
+        logits = head(hidden).float()
+        if self.temperature != 1:
+            logits = logits / self.temperature
         return logits.index_fill(-1, self.banned, float("-inf")) if self.banned.numel() else logits
 
     def _score(self, hidden: Tensor, targets: Tensor, head: nn.Module) -> Tensor:
-        logits = self.logits(hidden, head)
-        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
+        return -cross_entropy(self.logits(hidden, head), targets, reduction="none")

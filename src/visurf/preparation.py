@@ -49,6 +49,7 @@ def prepare_model(config: Config, source: str, weights: Path | None = None) -> t
         max_pixels=settings.max_pixels,
         weights=weights,
         family=settings.family,
+        kernel=settings.attention,
     )
     network: Any = model.network
     if settings.gradient_checkpointing:
@@ -86,7 +87,7 @@ def make_optimizer(config: Config, policy: Policy, batches: int) -> tuple[torch.
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     steps = batches * config.inner_steps
     warm = settings.schedule == "constant" and settings.warmup_steps > 0
     schedule = get_scheduler("constant_with_warmup" if warm else settings.schedule, optimizer, settings.warmup_steps, steps)

@@ -143,7 +143,7 @@ def batch(settings: Settings, phase: Phase, step: int, tokenizer: PreTrainedToke
             "pixel_values": features["pixel_values"],
             "image_grid_thw": features["image_grid_thw"],
             "attention_mask": attention.dummy_mask("cpu"),
-            "visurf_layout": attention.PackedLayout.build(prompts, spans, len(ids), "cpu"),
+            "visurf_layout": attention.PackedLayout(prompts, spans, len(ids), "cpu"),
         },
         "at": at,
         "targets": row[0, at + 1],

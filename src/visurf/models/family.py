@@ -59,6 +59,7 @@ class Family:
         positions: (network, token ids (1, P), tensors) -> (axes, P) position ids.
         merge_tensors: Joins the tensors of several prompts into those of one forward call, in order.
         vision_module: Dotted path of the vision tower inside the network, for freezing.
+        vision_attention: Registered attention of the vision tower; empty for transformers' own.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Family:
     positions: Callable[[Any, Tensor, Mapping[str, Tensor]], Tensor]
     merge_tensors: Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
     vision_module: str
+    vision_attention: str = ""
 
 
 @dataclass

@@ -48,6 +48,7 @@ def load_model(
     max_pixels: int | None = None,
     weights: Path | None = None,
     family: str = "",
+    kernel: str = "auto",
 ) -> VisionLanguageModel:
     """Load a checkpoint from a local folder or by hub name.
 
@@ -58,6 +59,7 @@ def load_model(
         min_pixels: Overrides the image processor's lower pixel limit.
         max_pixels: Overrides the image processor's upper pixel limit.
         weights: A folder to take the network from instead (a training checkpoint); tokenizer and processor stay the source's.
+        kernel: How attention over packed rows is computed, see `visurf.kernels`.
         family: A family's name or ``pkg.module:NAME``; empty to go by the checkpoint's `model_type`.
 
     Raises:
@@ -69,9 +71,12 @@ def load_model(
     folder = resolve(source)
     config = AutoConfig.from_pretrained(folder)
     chosen = look_up(family, FAMILIES, "model family") if family else family_of(config.model_type)
-    name = attention.register()
+    name = attention.register(kernel)
     implementation: Any = {"": name, "text_config": name, "vision_config": "sdpa"}
     network: Any = AutoModelForImageTextToText.from_pretrained(weights or folder, dtype=dtype, attn_implementation=implementation)
+    if chosen.vision_attention:
+        # Set afterwards: on the way in, transformers would look a name with "flash" in it up among installed kernels.
+        network.get_submodule(chosen.vision_module).config._attn_implementation = chosen.vision_attention
     network.to(device)
     network.eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -15,6 +15,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from visurf.attention import VISION_NAME
 from visurf.models.family import EncodedImages, Family
 
 
@@ -86,5 +87,6 @@ QWEN2_VL = Family(
     positions=positions,
     merge_tensors=merge_tensors,
     vision_module="model.visual",
+    vision_attention=VISION_NAME,
 )
 QWEN2_5_VL = replace(QWEN2_VL, name="qwen2_5_vl", model_types=("qwen2_5_vl",), encode_images=encode_in_pixels)

@@ -123,7 +123,7 @@ class _DecodeLayout:
     members: int
     calls: int = field(default=0)
 
-    def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, kernel: str) -> Tensor:
         """See `visurf.attention.Layout.attend`; queries are (B * members, heads, 1, D)."""
         layer: Any = self.cache.layers[module.layer_idx]  # type: ignore[index]
         prompt_key, prompt_value = layer.prompt
