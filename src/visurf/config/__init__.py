@@ -1,0 +1,49 @@
+"""Configuration: frozen dataclasses, filled from YAML and then from ``key=value`` on the command line.
+
+A recipe holds what differs from the defaults. The settings and their meanings stand in `visurf.config.settings`, how recipes are
+read in `visurf.config.loading`.
+"""
+
+from __future__ import annotations
+
+from visurf.config.loading import build, load_config, merge, nested, parse_overrides, read_recipe, to_dict
+from visurf.config.settings import (
+    AdvantageConfig,
+    CheckpointConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    EvaluationConfig,
+    LoraConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RewardConfig,
+    RolloutConfig,
+    StageConfig,
+    TaskConfig,
+)
+
+__all__ = [
+    "AdvantageConfig",
+    "CheckpointConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "EvaluationConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "StageConfig",
+    "TaskConfig",
+    "build",
+    "load_config",
+    "merge",
+    "nested",
+    "parse_overrides",
+    "read_recipe",
+    "to_dict",
+]
