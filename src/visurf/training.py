@@ -196,6 +196,7 @@ class Run:
             min_pixels=stage.config.model.min_pixels,
             max_pixels=stage.config.model.max_pixels,
             family=stage.config.model.family,
+            kernel=stage.config.model.attention,
         )
         frozen.network.requires_grad_(False)
         return Policy(frozen.network, temperature=stage.config.rollout.temperature, banned=model.banned_ids).to(model.device)
