@@ -1,6 +1,7 @@
 """Samples from JSONL and data-set rows: every problem names file, line and field before training starts."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,3 +222,24 @@ def test_a_benchmark_in_its_original_layout_is_a_source(folder, shared):
     for wrong in ("benchmark:coco?split=val", f"{source}&classes=coco-9", f"{source}&colour=1", "benchmark:kitti?root=a&split=b"):
         with pytest.raises(DataError):
             load_data(wrong, DataConfig(), task)
+
+
+def test_paths_are_relative_to_the_root(tmp_path, monkeypatch):
+    from visurf.benchmarks import loader_options
+
+    (tmp_path / "sets" / "mine").mkdir(parents=True)
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "pictures" / "a.png")
+    (tmp_path / "sets" / "mine" / "rows.jsonl").write_text('{"id": 1, "image": "a.png", "question": "x", "target": []}\n')
+    monkeypatch.chdir("/")
+    config = DataConfig(root=str(tmp_path / "sets"), images="../pictures")
+    (sample,) = load_data("mine/rows.jsonl", config, TASKS["referring"]).samples
+    assert sample.size == (20, 20)
+    listed = [{"image_path": "a.png", "instruction": "find it", "boxes": [[1, 2, 10, 12]]}]
+    (tmp_path / "sets" / "mine" / "lisa_train.json").write_text(json.dumps(listed))
+    source = "benchmark:lisa_grounding?root=mine&split=train&images=../pictures"
+    (sample,) = load_data(source, config, TASKS["grounding"]).samples
+    assert sample.size == (20, 20)
+    assert loader_options({"images": "a", "absent": 2}, "/r") == {"images": Path("/r/a"), "absent": 2}
+    with pytest.raises(DataError, match="unknown class list 'coco-9'; did you mean 'coco-8'"):
+        loader_options({"classes": "coco-9"})

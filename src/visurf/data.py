@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from visurf.config import DataConfig
-from visurf.naming import suggestion
 from visurf.targets import image_refs, read_target
 from visurf.tasks.task import Task
 from visurf.types import (
@@ -48,7 +47,7 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
         source: JSONL file, folder or hub name of a data set in a published format, ``world:DOMAIN?count=N&seed=S&absent=SHARE``
             or ``benchmark:NAME?root=FOLDER&split=SPLIT`` with, maybe, ``classes=coco-8``, ``shots=4``, ``draw=6000``, ``seed=0``
             and options of the loader such as ``absent=2``.
-        config: Formats, and what a bad row does.
+        config: The folder that paths are relative to, formats, and what a bad row does.
         task: Its target type is checked.
 
     Raises:
@@ -60,12 +59,12 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
         return DataSet(tuple(_world(source)))
     if source.startswith("benchmark:"):
         return _benchmark(source, config, task)
-    path = Path(source)
+    path = Path(config.root, source)
     if config.format != "jsonl":
-        return _published_rows(path, config, task)
+        return _published_rows(path if path.exists() else Path(source), config, task)
     if not path.is_file():
-        raise DataError(f"{source}: no such file; data.train and data.validation name JSONL files")
-    folder = Path(config.images) if config.images else path.parent
+        raise DataError(f"{path}: no such file; data.train and data.validation name JSONL files")
+    folder = Path(config.root, config.images) if config.images else path.parent
     samples: list[Sample] = []
     skipped: list[tuple[str, str]] = []
     seen: set[str] = set()
@@ -111,8 +110,7 @@ def _world(source: str) -> list[Sample]:
 
 def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     """Samples of a data set in its original layout, whole or few-shot."""
-    from visurf.benchmarks import get_benchmark
-    from visurf.benchmarks.class_lists import CLASS_LISTS
+    from visurf.benchmarks import get_benchmark, loader_options
     from visurf.benchmarks.masks import with_objects
     from visurf.benchmarks.rows import RowReport
     from visurf.benchmarks.selection import draw, few_shot
@@ -121,20 +119,20 @@ def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     options: dict[str, Any] = {k: int(v) if v.isdecimal() else v for k, v in parse_qsl(query)}
     if missing := {"root", "split"} - set(options):
         raise DataError(f"{source}: missing {sorted(missing)[0]!r}; expected benchmark:NAME?root=FOLDER&split=SPLIT")
-    root, split, seed = Path(str(options.pop("root"))), str(options.pop("split")), options.pop("seed", 0)
-    shots, count, classes = options.pop("shots", None), options.pop("draw", None), options.pop("classes", None)
-    if classes is not None and classes not in CLASS_LISTS:
-        raise DataError(f"{source}: unknown class list {classes!r}{suggestion(str(classes), CLASS_LISTS)}")
-    if classes is not None and shots is None:
-        options["classes"] = CLASS_LISTS[classes]
+    root, split, seed = Path(config.root, str(options.pop("root"))), str(options.pop("split")), options.pop("seed", 0)
+    shots, count, rare = options.pop("shots", None), options.pop("draw", None), options.get("classes") == "lvis-6"
+    try:
+        options = loader_options(options, config.root)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
+    classes = options.pop("classes", None) if shots is not None else None
     report = RowReport(config.on_bad_sample)
     try:
         samples = get_benchmark(name).load(root, split, report=report, **options)
     except TypeError as error:
         raise DataError(f"{source}: the loader of {name!r} does not take one of {sorted(options)} ({error})") from error
     if shots is not None:
-        chosen = CLASS_LISTS[classes] if classes is not None else None
-        samples = few_shot(samples, shots, classes=chosen, seed=seed, at_most=classes == "lvis-6")
+        samples = few_shot(samples, shots, classes=classes, seed=seed, at_most=rare)
     if count is not None:
         samples = draw(samples, count, seed=seed)
     derived = 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from visurf.benchmarks import Benchmark
+from visurf.benchmarks import Benchmark, loader_options
 from visurf.benchmarks.exist_check import ExistCheck, PairSelection, read_exist_map, select_pairs
 from visurf.benchmarks.rows import RowReport, read_json
 from visurf.detection_scores import annotated_ap, asked_truth, detections_of, on_asked_images
@@ -178,11 +178,17 @@ def load_samples(
 ) -> tuple[list[Sample], dict[str, str]]:
     """A benchmark's samples, and what was left out of them in words.
 
+    Args:
+        benchmark: What to load.
+        path: Where it lies.
+        split: Which part of it.
+        options: Of its loader, see `visurf.benchmarks.loader_options`.
+
     Raises:
-        DataError: A file or row is wrong.
+        DataError: A file or row is wrong, or there is no such class list.
     """
     report = RowReport()
-    samples = benchmark.load(path, split, report=report, **(options or {}))
+    samples = benchmark.load(path, split, report=report, **loader_options(options or {}))
     left_out = report.summary()
     return samples, {"rows": left_out} if left_out else {}
 

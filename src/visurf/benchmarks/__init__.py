@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from visurf.types import DataError, Sample
 
@@ -67,6 +68,20 @@ BENCHMARKS = {
     "visionreasoner_train": "visurf.benchmarks.visionreasoner:TRAIN",
     "vlm_r1": "visurf.benchmarks.vlm_r1:BENCHMARK",
 }
+
+
+def loader_options(options: Mapping[str, Any], root: Path | str = "") -> dict[str, Any]:
+    """Arguments of a loader from texts: names of class lists become the lists, paths become paths below `root`.
+
+    Raises:
+        DataError: There is no such class list.
+    """
+    from visurf.benchmarks.class_lists import class_list
+
+    found = dict(options)
+    if isinstance(found.get("classes"), str):
+        found["classes"] = class_list(found["classes"])
+    return found | {name: Path(root, str(found[name])) for name in ("images", "test_list") if name in found}
 
 
 def get_benchmark(name: str) -> Benchmark:

@@ -5,6 +5,9 @@ Source: Visual-RFT (arXiv 2503.01785), section 4.
 
 from __future__ import annotations
 
+from visurf.naming import suggestion
+from visurf.types import DataError
+
 COCO_80 = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),
     *("fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow"),
@@ -41,3 +44,14 @@ CLASS_LISTS = {
     "lvis-6": LVIS_6,
     "lvis-13": LVIS_13,
 }
+
+
+def class_list(name: str) -> tuple[str, ...]:
+    """A published class list by its name, such as ``coco-8``.
+
+    Raises:
+        DataError: There is none of that name; suggests the nearest.
+    """
+    if name not in CLASS_LISTS:
+        raise DataError(f"unknown class list {name!r}{suggestion(name, CLASS_LISTS)}")
+    return CLASS_LISTS[name]

@@ -23,12 +23,13 @@ try it
 
 your own data
   init      write a recipe for a JSONL file
+  recipes   list the published settings that ship with visurf, or print one
   train     run a recipe
   eval      measure a model, or another program's predictions, on a JSONL file or a benchmark
 
 parts of it
   score     any reward over a file of completions; checks against recorded results
-  data      show a data set in its original layout; convert COCO, YOLO or CSV
+  data      show a data set in its original layout; convert COCO, YOLO or CSV; answers of a model as labels
 """
 # Which extra brings a module.
 _EXTRAS = {

@@ -61,7 +61,9 @@ def _eval(options: argparse.Namespace) -> int:
     from visurf.terminal import Terminal
     from visurf.training import evaluate
 
-    asked = {"model": {"path": options.model}, "data": {"validation": options.jsonl}, "evaluation": {"limit": 0}}
+    # A path on the command line is relative to where the command is started, not to the recipe's data.root.
+    data = str(Path(options.jsonl).absolute()) if Path(options.jsonl).exists() else options.jsonl
+    asked = {"model": {"path": options.model}, "data": {"validation": data}, "evaluation": {"limit": 0}}
     config = load_config(options.recipe, merge(asked, parse_overrides(options.override)))
     with Terminal(0, options.mode) as terminal:
         summary = evaluate(config, options.out, lambda done, total: terminal.count(done, total, "evaluating"))

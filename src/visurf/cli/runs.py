@@ -1,4 +1,4 @@
-"""Commands that train a model: demo, init, train."""
+"""Commands that train a model: demo, init, recipes, train."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ def add(commands: Any) -> None:
     init.add_argument("--out", type=Path, help="the recipe to write (default: beside the data)")
     init.set_defaults(run=_init)
 
+    recipes = commands.add_parser("recipes", description="list the recipes that ship with visurf, or print one")
+    recipes.add_argument("name", nargs="?", metavar="RECIPE", help="print this one, to begin your own with")
+    recipes.set_defaults(run=_recipes)
+
     train = commands.add_parser("train", description="run a recipe; runs that were interrupted go on where they stood")
-    train.add_argument("recipe", metavar="RECIPE.yaml")
+    train.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of one that `visurf recipes` lists")
     train.add_argument("override", nargs="*", metavar="key=value", help="such as paradigm=rlvr optimizer.lr=1e-5")
     train.set_defaults(run=_train)
     add_mode(train)
@@ -81,6 +85,21 @@ def _init(options: argparse.Namespace) -> int:
     path = options.out or options.data.with_suffix(".yaml")
     print(write_recipe(options.data, options.model, path, options.images))
     print(f"\nwrote {path}; now: visurf train {path}")
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from visurf.config import find_recipe, shipped_recipes
+    from visurf.config.shipped import header
+
+    if options.name is not None:
+        print(find_recipe(options.name).read_text(), end="")
+        return 0
+    recipes = shipped_recipes()
+    width = max(map(len, recipes))
+    for name, path in recipes.items():
+        print(f"{name:<{width}}  {header(path)['about']}")
+    print("\nrun one: visurf train RECIPE data.root=FOLDER; print one: visurf recipes RECIPE")
     return 0
 
 

@@ -23,6 +23,7 @@ from visurf.config.settings import (
     StageConfig,
     TaskConfig,
 )
+from visurf.config.shipped import find_recipe, shipped_recipes
 
 __all__ = [
     "AdvantageConfig",
@@ -40,10 +41,12 @@ __all__ = [
     "StageConfig",
     "TaskConfig",
     "build",
+    "find_recipe",
     "load_config",
     "merge",
     "nested",
     "parse_overrides",
     "read_recipe",
+    "shipped_recipes",
     "to_dict",
 ]

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from visurf.config.settings import Config, ConfigError
+from visurf.config.shipped import find_recipe
 from visurf.naming import suggestion
 
 C = TypeVar("C")
@@ -122,20 +123,37 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def read_recipe(path: Path | str) -> dict[str, Any]:
-    """The plain values of a YAML recipe.
+    """The plain values of a YAML recipe over those of its bases.
+
+    Args:
+        path: A file, or the name of a shipped recipe. Its key ``base`` names one recipe or several to begin with, by name or
+            relative to its folder; of several the later wins.
 
     Raises:
-        ConfigError: No such file, or not a YAML mapping.
+        ConfigError: No such recipe, not a YAML mapping, or a recipe that is its own base.
     """
+    return _with_bases(find_recipe(path), ())
+
+
+def _with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    chain = (*above, path.resolve())
+    if path.resolve() in above:
+        raise ConfigError(f"a recipe is its own base: {' -> '.join(p.name for p in chain)}")
     try:
-        values = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"no recipe at {path}") from error
+        values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: expected keys and values, got {type(values).__name__}")
-    return dict(values)
+    own = dict(values)
+    names = own.pop("base", [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"{path}: base: expected the name of a recipe or a list of names, got {names!r}")
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged = merge(merged, _with_bases(find_recipe(name, path.parent), chain))
+    return merge(merged, own)
 
 
 def load_config(recipe: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

@@ -64,8 +64,10 @@ class DataConfig:
     """Where samples come from.
 
     Attributes:
-        train: JSONL file, or ``world:DOMAIN?count=N&seed=S`` for the rendered world.
+        train: JSONL file, ``benchmark:NAME?root=FOLDER&split=SPLIT`` for a data set in its original layout, or
+            ``world:DOMAIN?count=N&seed=S`` for the rendered world.
         validation: Likewise; evaluated during training. Empty for none.
+        root: Folder that the paths in `train`, `validation` and `images` are relative to; empty for where the command is started.
         images: Folder that image paths are relative to; empty for the JSONL file's own.
         format: Layout of the rows.
         box_format: Of boxes in the file.
@@ -75,6 +77,7 @@ class DataConfig:
 
     train: str = ""
     validation: str = ""
+    root: str = ""
     images: str = ""
     format: Literal["jsonl", "visual_rft", "vision_reasoner"] = "jsonl"
     box_format: Literal["xyxy", "xywh"] = "xyxy"
