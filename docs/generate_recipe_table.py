@@ -25,7 +25,7 @@ def model_of(config: Config) -> str:
 
 
 def states_gb(config: Config) -> float:
-    """GB of weights, gradients and moments: 16 bytes a parameter in float32, 4 more for a KL reference; adapters: 2 bytes in all."""
+    """GB of weights, gradients and moments: 16 bytes a parameter, 4 more for a KL reference; 2 where only adapters are trained."""
     each = 2 if config.model.lora.rank else 16 + (4 if config.objective.kl else 0)
     return PARAMETERS[model_of(config)] * each
 

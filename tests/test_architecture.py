@@ -18,7 +18,7 @@ MODULES = {
 # Rules on what completions are worth import no torch, so that they test in seconds and run anywhere.
 TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks", "benchmarks")
 TORCH_FREE += ("groups", "scoring", "paradigms", "naming", "config", "data", "segmenter", "sam2", "mask_reward", "cli")
-TORCH_FREE += ("judging", "predictions", "detection_scores")
+TORCH_FREE += ("judging", "predictions", "detection_scores", "demonstrations", "row_file", "picture_files")
 TORCH_FREE += ("score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
@@ -44,6 +44,8 @@ MUST_NOT_IMPORT = {
     "rollout": ("tasks", "rewards", "scoring", "loop"),
     "loop": ("tasks", "models.qwen", "models.loading", "rewards"),
     "evaluation": ("reporting", "cli"),
+    "demonstrations": ("models", "policy", "scoring", "data", "training", "cli"),
+    "distillation": ("training", "evaluation", "cli"),
     "judging": ("models", "policy", "evaluation", "predictions", "training", "cli"),
     "predictions": ("models", "policy", "evaluation", "training", "cli"),
     "tasks": ("benchmarks", "models", "loop"),

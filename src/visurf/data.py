@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from visurf.config import DataConfig
+from visurf.demonstrations import read_response
 from visurf.targets import image_refs, read_target
 from visurf.tasks.task import Task
 from visurf.types import (
@@ -175,9 +176,6 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: tup
         raise DataError(f"{where}: field question: expected text, got {row['question']!r}")
     if not isinstance(row["id"], str | int) or isinstance(row["id"], bool):
         raise DataError(f"{where}: field id: expected text or a whole number, got {row['id']!r}")
-    response = row.get("response")
-    if response is not None and not isinstance(response, str):
-        raise DataError(f"{where}: field response: expected text, got {response!r}")
     images = image_refs(row.get("image", []), folder, where)
     size: Size = (0, 0)
     for index, image in enumerate(images):
@@ -187,6 +185,7 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: tup
             raise DataError(f"{where}: field image: {error}") from error
         size = found if index == 0 else size
     target, derived = read_target(row["target"], size, config, f"{where}: field target", wanted, folder)
+    response = read_response(row.get("response"), size, config, f"{where}: field response", wanted, folder)
     meta = row.get("meta") or {}
     if not isinstance(meta, dict):
         raise DataError(f"{where}: field meta: expected keys and values, got {meta!r}")

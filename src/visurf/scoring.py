@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from visurf.control import Controls, eliminate, total
+from visurf.demonstrations import render_demonstration
 from visurf.geometry import Frame
 from visurf.naming import load_object
 from visurf.rewards.adapters import from_trl, limited, split_prefix, style_of
 from visurf.tasks.task import Part, Task
-from visurf.types import Completion, ParseError, Sample, Score
+from visurf.types import Completion, Demonstration, ParseError, Sample, Score
 
 
 class RewardError(RuntimeError):
@@ -140,9 +141,17 @@ def function_part(reference: str, *, prompt: Callable[[Sample], str], limit_s: f
 
 
 def label_completion(task: Task, sample: Sample, frame: Frame, controls: Controls) -> Completion:
-    """The label as a completion, not yet tokenised: answer-only, or the sample's own response with its reasoning."""
-    if sample.response is not None:
-        return Completion(sample.response, (), None, None, source="label", has_reasoning=True)
+    """The label as a completion, not yet tokenised: answer-only, or the sample's own response with its reasoning.
+
+    Warns:
+        UserWarning: A demonstration's reasoning names coordinates of another frame than the model's.
+    """
+    response = sample.response
+    if isinstance(response, Demonstration):
+        text = render_demonstration(task, response, sample.target, frame, controls.align)
+        return Completion(text, (), None, None, source="label", has_reasoning=True)
+    if response is not None:
+        return Completion(response, (), None, None, source="label", has_reasoning=True)
     text = task.label_text(sample.target, frame, controls.align)
     return Completion(text, (), None, None, source="label", has_reasoning=False)
 

@@ -193,14 +193,32 @@ class ParseError:
 
 
 @dataclass(frozen=True)
+class Demonstration:
+    """A label's own reasoning, and what it answers; a model's frame enters only when it is rendered.
+
+    Attributes:
+        thinking: What stands between the thinking tags, word for word.
+        answer: In pixels of the original image; None for the sample's target.
+        extent: Width and height of the frame that coordinates inside `thinking` are in, where it names any.
+    """
+
+    thinking: str
+    answer: Answer | None = None
+    extent: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One labelled prompt: images, a question and what is true of them."""
+    """One labelled prompt: images, a question and what is true of them.
+
+    `response` is the label's text where the sample brings its own: in the model's frame as a text, in any as a demonstration.
+    """
 
     id: str
     images: tuple[ImageRef, ...]
     question: str
     target: Answer
-    response: str | None = None
+    response: str | Demonstration | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property

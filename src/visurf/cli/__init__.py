@@ -29,7 +29,7 @@ your own data
 
 parts of it
   score     any reward over a file of completions; checks against recorded results
-  data      show a data set in its original layout; convert COCO, YOLO or CSV; answers of a model as labels
+  data      show a data set; convert COCO, YOLO or CSV; a model's own answers as labels
 """
 # Which extra brings a module.
 _EXTRAS = {

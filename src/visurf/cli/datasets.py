@@ -1,4 +1,4 @@
-"""``visurf data``: look at data sets in their original layout, and convert others."""
+"""``visurf data``: look at data sets in their original layout, convert others, and make labels of a model's answers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from visurf.cli.runs import add_mode, quiet_libraries
+
 
 def add(commands: Any) -> None:
     """Add the commands of this group."""
-    data = commands.add_parser("data", description="show a data set; convert COCO, YOLO or CSV")
+    data = commands.add_parser("data", description="show a data set; convert COCO, YOLO or CSV; a model's answers as labels")
     kinds = data.add_subparsers(dest="what", metavar="COMMAND", required=True)
 
     show = kinds.add_parser("show", help="counts per split, picture sizes, broken rows; a contact sheet")
@@ -20,6 +22,20 @@ def add(commands: Any) -> None:
     show.add_argument("--check", type=int, default=500, metavar="N", help="picture headers read a split (default 500)")
     show.add_argument("--seed", type=int, default=0, help="of the pictures checked and drawn (default 0)")
     show.set_defaults(run=_show)
+
+    distil = kinds.add_parser("distil", help="write a model's own accepted answers as labels with reasoning")
+    distil.add_argument("model", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
+    distil.add_argument("source", metavar="DATA", help="what a recipe names as data.train: JSONL, benchmark:..., world:...")
+    distil.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="goes on where it stood if begun before")
+    distil.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe")
+    distil.add_argument("--samples", type=int, metavar="K", help="answers a prompt (default: rollout.group_size)")
+    distil.add_argument("--temperature", type=float, metavar="T", help="default: rollout.temperature")
+    distil.add_argument("--keep", choices=("best", "shortest", "all"), default="best", help="of the accepted (default best)")
+    distil.add_argument("--min-reward", type=float, metavar="R", help="accept from here (default: 4/5 of the largest total)")
+    distil.add_argument("--copy-images", action="store_true", help="copy pictures beside the rows")
+    distil.add_argument("override", nargs="*", metavar="key=value", help="such as task.name=counting rollout.max_tokens=300")
+    distil.set_defaults(run=_distil)
+    add_mode(distil)
 
     convert = kinds.add_parser("convert", help="write the project's JSONL")
     layouts = convert.add_subparsers(dest="layout", metavar="LAYOUT", required=True)
@@ -58,6 +74,38 @@ def _show(options: argparse.Namespace) -> int:
     print(format_summaries(show(benchmark, options.path, **drawn)))
     if options.sheet is not None:
         print(f"drawn in {options.sheet}")
+    return 0
+
+
+def _distil(options: argparse.Namespace) -> int:
+    quiet_libraries()
+    import json
+
+    from visurf.config import load_config, merge, parse_overrides
+    from visurf.distillation import distil
+    from visurf.terminal import Terminal
+
+    # A path on the command line is relative to where the command is started, not to the recipe's data.root.
+    source = str(Path(options.source).absolute()) if Path(options.source).exists() else options.source
+    asked = {"group_size": options.samples, "temperature": options.temperature}
+    rollout = {name: value for name, value in asked.items() if value is not None}
+    values = {"model": {"path": options.model}, "data": {"train": source}, "rollout": rollout}
+    config = load_config(options.recipe, merge(values, parse_overrides(options.override)))
+    kept = {"keep": options.keep, "min_reward": options.min_reward, "copy_images": options.copy_images}
+    with Terminal(0, options.mode) as terminal:
+
+        def count(done: int, total: int) -> None:
+            terminal.count(done, total, "answering")
+
+        summary = distil(config, options.out, **kept, progress=count)
+    if options.mode == "json":
+        print(json.dumps(summary))
+        return 0
+    for name, value in summary.items():
+        print(f"{name:<22} {value:.4f}" if isinstance(value, float) else f"{name:<22} {value}")
+    if found := summary["rows_with_coordinates"]:
+        print(f"{found} thoughts name coordinates, in the frame of {options.model}: right only for a student with that frame")
+    print(f"rows in {options.out}")
     return 0
 
 
