@@ -106,6 +106,16 @@ def test_a_student_of_another_family_learns_the_answers_in_its_own_frame(distill
         assert f'"bbox_2d": [{in_thousandths}]' in label
 
 
+def test_what_is_drawn_depends_on_seed_and_sample_alone(distilled, tmp_path):
+    folder, _ = distilled
+    distil(config_with(prompts_per_step=3), tmp_path / "rows.jsonl")
+    one, other = ({row["id"]: row["response"] for row in rows_of(f / "rows.jsonl")} for f in (folder, tmp_path))
+    # Another batch rounds otherwise, which may turn a draw that is on the edge.
+    assert sum(one[name] == other.get(name) for name in one) >= len(one) - 1
+    distil(config_with(seed=1), tmp_path / "seed.jsonl")
+    assert {row["id"]: row["response"] for row in rows_of(tmp_path / "seed.jsonl")} != one
+
+
 class Killed(Exception):
     pass
 
@@ -206,8 +216,9 @@ def judge(mini):
     prompt = mini.encode_prompt(sample, sample.question)
     right = TASKS["referring"].label_text(sample.target, prompt.frame, True)
 
-    def judged(*texts, least=5.6, keep="all", cut=()):
-        distillation = Distillation(config, mini, policy, make_scorer(config, TASKS["referring"]), keep, least)
+    def judged(*texts, least=5.6, keep="all", cut=(), functions=None):
+        scorer = make_scorer(config_with(reward={"functions": functions or {}}), TASKS["referring"])
+        distillation = Distillation(config, mini, policy, scorer, keep, least)
         tally = Tally()
         rollouts = [Rollout(mini.encode_completion(t.format(right=right)), (), i in cut) for i, t in enumerate(texts)]
         return distillation._kept(prompt, rollouts, tally), tally
@@ -224,7 +235,20 @@ def test_what_is_accepted(judge):
     # An answer alone earns 6 of 7: enough, but it demonstrates no reasoning.
     assert judge(bare, least=5.0)[0] == []
     assert judge(good, least=7.1)[0] == []
+    # As a label it would earn 7, but the reward gave what was sampled 6: the text goes on after the answer.
+    assert judge(f"{good} and so on", least=6.5)[0] == []
+    assert [c.reward for c in judge(f"{good} and so on", least=6.0)[0]] == [7.0]
     assert judge(empty)[1].answered == 0
+
+
+def test_the_label_that_is_written_must_earn_the_least_reward_too(judge, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def spaced(completion, sample):\n    return 5.0 * ('</think> <answer>' in completion.text)\n"
+    )
+    spaced = {"functions": {"spaced": f"{tmp_path}/mine.py:spaced"}}
+    kept, tally = judge("<think>row 1</think> {right}", least=10.0, **spaced)
+    assert (kept, tally.accepted, tally.reward) == ([], 0, 12.0)
+    assert [c.reward for c in judge("<think>row 1</think> {right}", least=7.0, **spaced)[0]] == [7.0]
 
 
 def test_the_least_reward_is_four_fifths_of_the_largest_or_what_one_asks(tmp_path):
