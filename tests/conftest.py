@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from naive import load_plain
-from tiny import load_random, save_random
-from visurf.models import load_model
+from tiny import load_random, save_family, save_random
+from visurf.models import FAMILIES, load_model
 
 SHARED = Path(os.environ.get("VISURF_SHARED") or Path(__file__).parents[1].parent / "shared")
 
@@ -38,6 +38,18 @@ def checkpoints(tmp_path_factory):
 def random_models(checkpoints):
     """Architecture -> (model through the library, the same weights through plain transformers). Do not change their weights."""
     return {kind: (load_random(folder), load_plain(folder)) for kind, folder in checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def family_checkpoints(tmp_path_factory):
+    """Folders of tiny random checkpoints of every family."""
+    return {name: save_family(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def family_models(family_checkpoints):
+    """Family -> (model through the library, the same weights through plain transformers). Do not change their weights."""
+    return {name: (load_model(folder), load_plain(folder)) for name, folder in family_checkpoints.items()}
 
 
 @pytest.fixture

@@ -29,12 +29,10 @@ def naive_logprobs(network, pairs, *, temperature=1.0, banned=()):
         whole = (*prompt.token_ids, *tokens)
         ids[i, : len(whole)] = torch.tensor(whole)
         mask[i, : len(whole)] = 1
-    tensors = {}
-    having = [p.tensors for p, _ in pairs if p.tensors]
-    if having:
-        tensors = {name: torch.cat([t[name] for t in having]) for name in having[0]}
-    kinds = ids.eq(network.config.image_token_id).int()
-    logits = network(input_ids=ids, attention_mask=mask, mm_token_type_ids=kinds, use_cache=False, **tensors).logits
+    tensors = batch_tensors(network, [p for p, _ in pairs])
+    if hasattr(network.model, "get_rope_index"):
+        tensors["mm_token_type_ids"] = ids.eq(network.config.image_token_id).int()
+    logits = network(input_ids=ids, attention_mask=mask, use_cache=False, **tensors).logits
     logits = logits.float() / temperature
     if banned:
         logits = logits.index_fill(-1, torch.tensor(banned), float("-inf"))
@@ -46,6 +44,29 @@ def naive_logprobs(network, pairs, *, temperature=1.0, banned=()):
     return found
 
 
+def batch_tensors(network, prompts):
+    """The prompts' tensors as transformers' processors batch them, one row a prompt."""
+    having = [p.tensors for p in prompts if p.tensors]
+    if not having:
+        return {}
+    if network.config.model_type == "smolvlm":
+        # (rows, tiles, ...): rows with fewer tiles, or none, end in tiles of zeros.
+        most = max(t["pixel_values"].shape[1] for t in having)
+        pixels = torch.zeros(len(prompts), most, *having[0]["pixel_values"].shape[2:])
+        for row, prompt in zip(pixels, prompts, strict=True):
+            if prompt.tensors:
+                row[: prompt.tensors["pixel_values"].shape[1]] = prompt.tensors["pixel_values"][0]
+        return {"pixel_values": pixels}
+    if network.config.model_type == "llava_onevision":
+        # (images, tiles, ...): images with fewer tiles end in tiles of zeros.
+        images = [image for t in having for image in t["pixel_values"]]
+        pixels = torch.zeros(len(images), max(map(len, images)), *images[0].shape[1:])
+        for row, image in zip(pixels, images, strict=True):
+            row[: len(image)] = image
+        return {"pixel_values": pixels, **{n: torch.cat([t[n] for t in having]) for n in ("image_sizes", "batch_num_images")}}
+    return {name: torch.cat([t[name] for t in having]) for name in having[0]}
+
+
 def gradients(module):
     """Name -> gradient of every parameter, zeros where there is none."""
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in module.named_parameters()}
@@ -54,6 +75,7 @@ def gradients(module):
 def worst(found, expected):
     """The largest relative difference over tensors, each measured by its norm, and the tensor's name."""
     scale = max(float(v.norm()) for v in expected.values())
-    differences = {n: float((found[n] - expected[n]).norm() / expected[n].norm().clamp(min=1e-5 * scale)) for n in expected}
+    # A keys bias without rotary positions has no gradient by nature: what is left of it is rounding.
+    differences = {n: float((found[n] - expected[n]).norm() / expected[n].norm().clamp(min=1e-4 * scale)) for n in expected}
     name = max(differences, key=lambda n: differences[n])
     return differences[name], name

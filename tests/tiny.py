@@ -7,10 +7,11 @@ comparison of log-probs would hold whatever the attention did.
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from visurf.mini.model import PATCH, build_config, build_tokenizer, save_scaffold
 from visurf.models import load_model
+from visurf.models.random_checkpoint import write_checkpoint
 from visurf.types import ImageRef, Objects, Sample
 
 # Two merged patches of 16 x 16 pixels are the least an image may give: prompts stay short and tests quick.
@@ -50,16 +51,31 @@ def save_random(folder, kind="qwen2_5_vl", seed=0):
         network = Qwen2VLForConditionalGeneration(qwen2_config(tokenizer))
     else:
         network = Qwen2_5_VLForConditionalGeneration(build_config(tokenizer, hidden=64, layers=2))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 1.5 * parameter[0].numel() ** -0.5)
-            else:
-                parameter.normal_(0, 0.3).add_(float(parameter.mean() > 0.5))
+    widen(network)
     network.generation_config.eos_token_id = tokenizer.eos_token_id
     network.generation_config.pad_token_id = tokenizer.pad_token_id
     network.save_pretrained(folder)
     return folder
+
+
+def save_family(folder, name, seed=0):
+    """Write a random float32 checkpoint of any family, as `visurf.models.random_checkpoint` does, with wider weights."""
+    write_checkpoint(name, folder, seed)
+    network = AutoModelForImageTextToText.from_pretrained(folder)
+    torch.manual_seed(seed)
+    widen(network)
+    network.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def widen(network):
+    """Draw weights anew; vectors keep their centre at 0 or 1."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0, 1.5 * parameter[0].numel() ** -0.5)
+        else:
+            parameter.normal_(0, 0.3).add_(float(parameter.mean() > 0.5))
 
 
 def load_random(folder):
@@ -86,4 +102,6 @@ def make_tokens(model, length, seed=0):
     """A completion of so many tokens, of words that a policy may write."""
     rng = np.random.default_rng((seed, length))
     ids = [model.tokenizer.convert_tokens_to_ids(w) for w in WORDS]
+    if None in ids:
+        ids = sorted(set(range(len(model.tokenizer))) - {*model.banned_ids, *model.eos_ids, model.tokenizer.pad_token_id})
     return tuple(int(i) for i in rng.choice(ids, length))

@@ -161,8 +161,9 @@ class Loop:
                 number += 1
             if chosen:
                 bundles.append(Bundle(prompt, tuple(chosen)))
-        for row in plan(bundles, self.config.tokens_per_microbatch):
-            yield build_row(row, self.model.family, self.model.device)
+        family = self.model.family
+        for row in plan(bundles, self.config.tokens_per_microbatch, shared=not family.unshared):
+            yield build_row(row, family, self.model.device)
 
     def batch_std(self, groups: Sequence[Group]) -> float | None:
         """The deviation of all rewards of the batch, over all processes, where advantages are scaled by it."""

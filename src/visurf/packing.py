@@ -51,6 +51,7 @@ class PackedRow:
         member: (K,) number of the sequence that each token belongs to.
         numbers: Numbers of the row's sequences, in the order of their tokens.
         length: Tokens in the row.
+        shared: Whether the inputs hold a layout. Without one the row is a single sequence under the network's own attention.
     """
 
     inputs: dict[str, object]
@@ -59,6 +60,7 @@ class PackedRow:
     member: Tensor
     numbers: list[int]
     length: int
+    shared: bool = True
 
 
 def split(bundle: Bundle, budget: int) -> list[Bundle]:
@@ -75,16 +77,19 @@ def split(bundle: Bundle, budget: int) -> list[Bundle]:
     return [Bundle(bundle.prompt, tuple(piece)) for piece in pieces if piece]
 
 
-def plan(bundles: Sequence[Bundle], budget: int) -> list[list[Bundle]]:
+def plan(bundles: Sequence[Bundle], budget: int, *, shared: bool = True) -> list[list[Bundle]]:
     """Fill rows to a token budget, longest bundles first.
 
     Args:
         bundles: Prompts with at least one completion each; others are dropped.
         budget: Tokens a row may hold; only a prompt with a single completion may exceed it.
+        shared: False for a family that cannot share prompts: every sequence gets a row of its own.
 
     Returns:
         Bundles of each row.
     """
+    if not shared:
+        return [[Bundle(bundle.prompt, (sequence,))] for bundle in bundles for sequence in bundle.sequences]
     pieces = [piece for bundle in bundles for piece in split(bundle, budget)]
     rows: list[list[Bundle]] = []
     room: list[int] = []
@@ -99,8 +104,19 @@ def plan(bundles: Sequence[Bundle], budget: int) -> list[list[Bundle]]:
     return rows
 
 
+def axes_first(positions: Tensor) -> Tensor:
+    """Position ids (axes, rows, length) as networks take them: without the first dimension where there is one axis."""
+    return positions[0] if len(positions) == 1 else positions
+
+
 def build_row(bundles: Sequence[Bundle], family: Family, device: torch.device | str) -> PackedRow:
-    """Lay bundles out in one packed row on a device; completions continue at their prompt's next position on every axis."""
+    """Lay bundles out in one packed row on a device; completions continue at their prompt's next position on every axis.
+
+    Raises:
+        ValueError: The family cannot share prompts, and the row would hold more than one sequence.
+    """
+    if family.unshared and sum(max(len(b.sequences), 1) for b in bundles) > 1:
+        raise ValueError(f"family {family.name!r} cannot share prompts ({family.unshared}); give each row one sequence")
     ids: list[int] = []
     positions: list[Tensor] = []
     prompts: list[tuple[int, int]] = []
@@ -132,12 +148,14 @@ def build_row(bundles: Sequence[Bundle], family: Family, device: torch.device | 
     }
     inputs |= {
         "input_ids": torch.tensor([ids], device=device),
-        "position_ids": torch.cat(positions, dim=1).unsqueeze(1).to(device),
-        "attention_mask": dummy_mask(device),
-        "visurf_layout": PackedLayout(prompts, spans, len(ids), device),
+        "position_ids": axes_first(torch.cat(positions, dim=1).unsqueeze(1)).to(device),
         "use_cache": False,
     }
+    if family.unshared:
+        inputs["attention_mask"] = torch.ones(1, len(ids), dtype=torch.long, device=device)
+    else:
+        inputs |= {"attention_mask": dummy_mask(device), "visurf_layout": PackedLayout(prompts, spans, len(ids), device)}
     index = (torch.tensor(v, dtype=torch.long, device=device) for v in (predict_at, targets, member))
     numbers = [s.number for b in bundles for s in b.sequences if s.token_ids]
     at, to_predict, members = index
-    return PackedRow(inputs, at, to_predict, members, numbers, len(ids))
+    return PackedRow(inputs, at, to_predict, members, numbers, len(ids), shared=not family.unshared)

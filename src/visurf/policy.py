@@ -63,11 +63,14 @@ class Policy(nn.Module):
             RuntimeError: The attention layout did not reach every layer, which would silently give another model.
         """
         base = self.base()
-        layout: Any = row.inputs["visurf_layout"]
-        layout.calls = 0
+        layout: Any = row.inputs.get("visurf_layout")
+        if row.shared and layout is None:
+            raise RuntimeError("a packed row has no layout: its sequences would see each other")
+        if layout is not None:
+            layout.calls = 0
         hidden = base.model(**row.inputs).last_hidden_state[0]
         layers = base.config.get_text_config().num_hidden_layers
-        if layout.calls < layers:
+        if layout is not None and layout.calls < layers:
             raise RuntimeError(f"the packed layout reached {layout.calls} of {layers} layers; is attn_implementation 'visurf'?")
         hidden = hidden.index_select(0, row.predict_at)
         parts = []

@@ -50,6 +50,7 @@ def prepare_model(config: Config, source: str, weights: Path | None = None) -> t
         weights=weights,
         family=settings.family,
         kernel=settings.attention,
+        frame=settings.frame,
     )
     network: Any = model.network
     if settings.gradient_checkpointing:

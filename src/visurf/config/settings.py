@@ -37,6 +37,7 @@ class ModelConfig:
     Attributes:
         path: Folder in the hub's layout, hub name, or `mini` for the embedded model.
         family: A family's name or ``pkg.module:NAME``; empty to go by the checkpoint.
+        frame: Width and height of the integer frame in which the model writes coordinates; none for its family's.
         dtype: Of the frozen or adapted weights; `auto` is float32, and bfloat16 for the base of adapters on a GPU.
         autocast: bfloat16 arithmetic over float32 parameters; `auto` where the device has it.
         freeze_vision: Do not train the vision tower.
@@ -49,6 +50,7 @@ class ModelConfig:
 
     path: str = "mini"
     family: str = ""
+    frame: tuple[float, float] | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     autocast: Literal["auto", "on", "off"] = "auto"
     freeze_vision: bool = False
@@ -308,6 +310,7 @@ class Config:
             "rollout.token_budget": self.rollout.token_budget,
             "optimizer.max_grad_norm": self.optimizer.max_grad_norm,
             "reward.frame": min(self.reward.frame),
+            "model.frame": min(self.model.frame or (1.0,)),
         }
         not_negative = {
             "optimizer.lr": self.optimizer.lr,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,29 @@ class Prompt:
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """Images of one prompt: the family's tensors, placeholder tokens of each image, and its frame's extent."""
+    """Images of one prompt.
+
+    Attributes:
+        tensors: Keyword arguments that the network's forward takes beside the tokens.
+        expansions: For each image, the text that its placeholder becomes: one token per feature, and whatever marks the family
+            writes around them.
+        extents: For each image, width and height of the coordinate frame.
+    """
 
     tensors: Mapping[str, Tensor]
-    placeholders: tuple[int, ...]
+    expansions: tuple[str, ...]
     extents: tuple[tuple[float, float], ...]
+
+
+def plain_positions(network: Any, token_ids: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """(1, P) positions of a network that counts tokens."""
+    return torch.arange(token_ids.shape[1]).unsqueeze(0)
+
+
+def concatenate(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of several prompts joined along their first dimension; prompts without images bring none."""
+    present = [p for p in parts if p]
+    return {name: torch.cat([p[name] for p in present]) for name in (present[0] if present else {})}
 
 
 @dataclass(frozen=True)
@@ -53,36 +72,49 @@ class Family:
         name: Its name.
         model_types: `model_type` values of the checkpoints' config.json.
         load_image_processor: (checkpoint folder or hub name, min_pixels, max_pixels) -> image processor.
-        encode_images: (image processor, upright RGB images) -> `EncodedImages`.
+        encode_images: (network, image processor, upright RGB images) -> `EncodedImages`.
         image_token: The placeholder that the chat template writes once per image.
         banned_tokens: Tokens a policy must not sample, because the next forward pass would look for their pixels.
+        vision_module: Dotted path of the vision tower inside the network, for freezing.
         positions: (network, token ids (1, P), tensors) -> (axes, P) position ids.
         merge_tensors: Joins the tensors of several prompts into those of one forward call, in order.
-        vision_module: Dotted path of the vision tower inside the network, for freezing.
         vision_attention: Registered attention of the vision tower; empty for transformers' own.
+        unshared: Why a prompt's completions cannot share its row, such as attention that is not causal. Training and sampling
+            then run the prompt once per completion through the network's own attention. Empty where they can.
     """
 
     name: str
     model_types: tuple[str, ...]
     load_image_processor: Callable[[str | Path, int | None, int | None], Any]
-    encode_images: Callable[[Any, Sequence[Image]], EncodedImages]
+    encode_images: Callable[[Any, Any, Sequence[Image]], EncodedImages]
     image_token: str
     banned_tokens: tuple[str, ...]
-    positions: Callable[[Any, Tensor, Mapping[str, Tensor]], Tensor]
-    merge_tensors: Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
     vision_module: str
+    positions: Callable[[Any, Tensor, Mapping[str, Tensor]], Tensor] = plain_positions
+    merge_tensors: Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]] = concatenate
     vision_attention: str = ""
+    unshared: str = ""
 
 
 @dataclass
 class VisionLanguageModel:
-    """A loaded model: network, tokenizer, image processor and family."""
+    """A loaded model.
+
+    Attributes:
+        network: Its transformers network.
+        tokenizer: With a chat template.
+        image_processor: As the family loads it.
+        family: What its checkpoints have in common.
+        source: Where it was loaded from.
+        frame: Width and height of the coordinate frame it speaks, where that is not the family's.
+    """
 
     network: nn.Module
     tokenizer: Any
     image_processor: Any
     family: Family
     source: str
+    frame: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Look the special token ids up once."""
@@ -119,9 +151,7 @@ class VisionLanguageModel:
             raise DataError(f"sample {sample.id}: the question holds the reserved token {reserved[0]!r}; remove it")
         content: list[dict[str, str]] = [{"type": "image"} for _ in sample.images]
         content.append({"type": "text", "text": text})
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        rendered = self._render([{"role": "user", "content": content}], add_generation_prompt=True)
         pieces = rendered.split(self.family.image_token)
         if len(pieces) != len(sample.images) + 1:
             raise DataError(
@@ -131,26 +161,27 @@ class VisionLanguageModel:
         sizes: list[Size] = [image.size for image in sample.images]
         encoded = EncodedImages({}, (), ())
         if sample.images:
-            encoded = self.family.encode_images(self.image_processor, [image.load() for image in sample.images])
-        expanded = pieces[0] + "".join(
-            self.family.image_token * count + piece for count, piece in zip(encoded.placeholders, pieces[1:], strict=True)
-        )
-        ids = self.tokenizer(expanded, add_special_tokens=False).input_ids
+            images = [image.load() for image in sample.images]
+            encoded = self.family.encode_images(self.network, self.image_processor, images)
+        expanded = pieces[0] + "".join(e + piece for e, piece in zip(encoded.expansions, pieces[1:], strict=True))
+        # Llama's tokenizer adds the token that opens a text, unless the chat template has written it.
+        opened = bool(self.tokenizer.bos_token) and rendered.startswith(self.tokenizer.bos_token)
+        ids = self.tokenizer(expanded, add_special_tokens=not opened).input_ids
         positions = self.family.positions(self.network, torch.tensor([ids]), encoded.tensors)
-        frame = Frame(encoded.extents[0], sizes[0]) if sizes else Frame((1000.0, 1000.0), (1000, 1000))
+        frame = Frame(self.frame or encoded.extents[0], sizes[0]) if sizes else Frame((1000.0, 1000.0), (1000, 1000))
         return Prompt(sample, tuple(ids), positions, int(positions.max()) + 1, encoded.tensors, frame)
 
     def encode_completion(self, text: str, where: str = "completion") -> tuple[int, ...]:
         """Token ids of a completion, ended by the end-of-turn token.
 
         Args:
-            text: Without its end.
+            text: Without its opening and its end.
             where: Where it comes from, for the message.
 
         Raises:
             DataError: The text holds a token that the policy cannot write, whose log-prob would be minus infinity.
         """
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        ids = self.tokenizer(self.opening + text, add_special_tokens=False).input_ids
         reserved = sorted(set(ids) & {*self.banned_ids, *self.eos_ids})
         if reserved:
             names = self.tokenizer.convert_ids_to_tokens(reserved)
@@ -158,8 +189,21 @@ class VisionLanguageModel:
         return (*ids, self.end_of_turn)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of a completion without its end-of-turn token; other special tokens stay visible."""
+        """Text of a completion without its opening and its end-of-turn token; other special tokens stay visible."""
         ids = list(token_ids)
         if ids and ids[-1] in self.eos_ids:
             ids = ids[:-1]
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return text.removeprefix(self.opening)
+
+    @cached_property
+    def opening(self) -> str:
+        """Blanks that the chat template writes between the generation prompt and an answer, and so the policy too."""
+        asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+        answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": "|"}]}]
+        prompt, whole = self._render(asked, add_generation_prompt=True), self._render(answered, add_generation_prompt=False)
+        blanks, found, _ = whole.removeprefix(prompt).partition("|")
+        return blanks if found and blanks.isspace() and whole.startswith(prompt) else ""
+
+    def _render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))

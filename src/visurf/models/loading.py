@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 
 from visurf import attention
 from visurf.models.family import Family, VisionLanguageModel
-from visurf.models.qwen import QWEN2_5_VL, QWEN2_VL
+from visurf.models.internvl import INTERNVL
+from visurf.models.llava_onevision import LLAVA_ONEVISION
+from visurf.models.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from visurf.models.smolvlm import SMOLVLM
 from visurf.naming import look_up
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (QWEN2_VL, QWEN2_5_VL)}
+FAMILIES: dict[str, Family] = {f.name: f for f in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, SMOLVLM, LLAVA_ONEVISION)}
 MINI = "mini"
 _PROCESSOR_FILES = ("processor_config.json", "video_preprocessor_config.json", "chat_template.json")
 
@@ -29,9 +33,34 @@ def family_of(model_type: str) -> Family:
             return family
     raise ValueError(
         f"no model family for model_type {model_type!r}; known: {sorted(t for f in FAMILIES.values() for t in f.model_types)}. "
-        "A family file says how images become placeholders, which frame its coordinates use, which tokens to ban and how "
-        "positions are computed: see src/visurf/models/qwen.py for a complete one"
+        "A family file says how images become tensors and text, in which frame coordinates are written, which tokens to ban, "
+        "how positions are computed and where the vision tower is: docs/adding-a-family.md has a complete one, and "
+        "model.family=path/to/file.py:NAME uses it"
     )
+
+
+def check_sharing(family: Family, config: Any) -> None:
+    """Refuse text layers that a shared prompt would compute wrongly; say what it costs where a family does not share.
+
+    Raises:
+        ValueError: The family shares prompts, but the text model's attention is not plain causal attention in every layer.
+    """
+    if family.unshared:
+        warnings.warn(
+            f"family {family.name!r} cannot share prompts: {family.unshared}. Every completion runs its whole prompt, in "
+            "sampling and in training: about group_size times the prompt tokens, and their memory and time",
+            stacklevel=3,
+        )
+        return
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    if getattr(text, "attn_logit_softcapping", None):
+        kinds.add("soft-capped attention")
+    if kinds:
+        raise ValueError(
+            f"family {family.name!r} shares prompts, but this checkpoint's text model has {', '.join(sorted(kinds))} layers; "
+            "set `unshared` in its Family to the reason (docs/adding-a-family.md)"
+        )
 
 
 def resolve(source: str | Path) -> str:
@@ -49,6 +78,7 @@ def load_model(
     weights: Path | None = None,
     family: str = "",
     kernel: str = "auto",
+    frame: tuple[float, float] | None = None,
 ) -> VisionLanguageModel:
     """Load a checkpoint from a local folder or by hub name.
 
@@ -61,9 +91,10 @@ def load_model(
         weights: A folder to take the network from instead (a training checkpoint); tokenizer and processor stay the source's.
         kernel: How attention over packed rows is computed, see `visurf.kernels`.
         family: A family's name or ``pkg.module:NAME``; empty to go by the checkpoint's `model_type`.
+        frame: Width and height of the coordinate frame, for a checkpoint that does not speak its family's.
 
     Raises:
-        ValueError: The architecture has no family here.
+        ValueError: The architecture has no family here, or its attention does not do what the family promises.
         OSError: The folder or hub name holds no checkpoint.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
@@ -71,7 +102,8 @@ def load_model(
     folder = resolve(source)
     config = AutoConfig.from_pretrained(folder)
     chosen = look_up(family, FAMILIES, "model family") if family else family_of(config.model_type)
-    name = attention.register(kernel)
+    check_sharing(chosen, config)
+    name = "sdpa" if chosen.unshared else attention.register(kernel)
     implementation: Any = {"": name, "text_config": name, "vision_config": "sdpa"}
     network: Any = AutoModelForImageTextToText.from_pretrained(weights or folder, dtype=dtype, attn_implementation=implementation)
     if chosen.vision_attention:
@@ -81,7 +113,7 @@ def load_model(
     network.eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = chosen.load_image_processor(folder, min_pixels, max_pixels)
-    return VisionLanguageModel(network, tokenizer, processor, chosen, str(source))
+    return VisionLanguageModel(network, tokenizer, processor, chosen, str(source), frame)
 
 
 def save_model(model: VisionLanguageModel, network: Any, folder: Path) -> None:
@@ -96,7 +128,18 @@ def save_model(model: VisionLanguageModel, network: Any, folder: Path) -> None:
     network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     model.image_processor.save_pretrained(folder)
-    origin = Path(resolve(model.source))
     for name in _PROCESSOR_FILES:
-        if (origin / name).is_file() and not (folder / name).exists():
-            shutil.copy(origin / name, folder / name)
+        origin = _file_of(model.source, name)
+        if origin is not None and not (folder / name).exists():
+            shutil.copy(origin, folder / name)
+
+
+def _file_of(source: str, name: str) -> Path | None:
+    """A file of a folder or of a repository on the hub, None where it has none."""
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(resolve(source), name)
+    except OSError:
+        return None
+    return Path(found) if found else None

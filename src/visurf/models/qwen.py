@@ -1,7 +1,8 @@
-"""Qwen2-VL and Qwen2.5-VL.
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 
 Qwen2-VL speaks integers 0-1000 on both axes; Qwen2.5-VL speaks absolute pixels of the *resized* image that its vision tower
-sees. Images come before the text; M-RoPE gives three position axes.
+sees; Qwen3-VL speaks 0-1000 again (2d_grounding.ipynb of its cookbooks). Images come before the text; M-RoPE gives three
+position axes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from visurf.attention import VISION_NAME
 from visurf.models.family import EncodedImages, Family
+
+IMAGE_TOKEN = "<|image_pad|>"
 
 
 def load_image_processor(source: str | Path, min_pixels: int | None, max_pixels: int | None) -> Any:
@@ -41,17 +44,17 @@ def _encode(processor: Any, images: Sequence[Image], *, pixels: bool) -> Encoded
     resized = [(float(w * processor.patch_size), float(h * processor.patch_size)) for _, h, w in grids.tolist()]
     return EncodedImages(
         {"pixel_values": features["pixel_values"], "image_grid_thw": grids},
-        tuple(int(g) // merge for g in grids.prod(-1)),
+        tuple(IMAGE_TOKEN * (int(g) // merge) for g in grids.prod(-1)),
         tuple(resized) if pixels else ((1000.0, 1000.0),) * len(resized),
     )
 
 
-def encode_in_pixels(processor: Any, images: Sequence[Image]) -> EncodedImages:
+def encode_in_pixels(network: Any, processor: Any, images: Sequence[Image]) -> EncodedImages:
     """Images whose coordinates are pixels of the resized image."""
     return _encode(processor, images, pixels=True)
 
 
-def encode_in_thousandths(processor: Any, images: Sequence[Image]) -> EncodedImages:
+def encode_in_thousandths(network: Any, processor: Any, images: Sequence[Image]) -> EncodedImages:
     """Images whose coordinates run from 0 to 1000."""
     return _encode(processor, images, pixels=False)
 
@@ -69,24 +72,16 @@ def positions(network: Any, token_ids: Tensor, tensors: Mapping[str, Tensor]) ->
     return axes
 
 
-def merge_tensors(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Patches and grids of several prompts, one after the other; empty without images."""
-    present = [p for p in parts if p]
-    return {name: torch.cat([p[name] for p in present]) for name in (present[0] if present else {})}
-
-
-_SPECIAL = ("<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
-
 QWEN2_VL = Family(
     name="qwen2_vl",
     model_types=("qwen2_vl",),
     load_image_processor=load_image_processor,
     encode_images=encode_in_thousandths,
-    image_token="<|image_pad|>",
-    banned_tokens=_SPECIAL,
-    positions=positions,
-    merge_tensors=merge_tensors,
+    image_token=IMAGE_TOKEN,
+    banned_tokens=("<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>"),
     vision_module="model.visual",
+    positions=positions,
     vision_attention=VISION_NAME,
 )
 QWEN2_5_VL = replace(QWEN2_VL, name="qwen2_5_vl", model_types=("qwen2_5_vl",), encode_images=encode_in_pixels)
+QWEN3_VL = replace(QWEN2_VL, name="qwen3_vl", model_types=("qwen3_vl",))

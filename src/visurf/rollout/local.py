@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from visurf.attention import PackedLayout, dummy_mask
 from visurf.models.family import Family, Prompt
-from visurf.packing import Bundle, build_row
+from visurf.packing import Bundle, axes_first, build_row
 from visurf.policy import Policy
 
 
@@ -178,6 +178,10 @@ def sample(
     """
     if not settings.greedy and streams is None:
         raise ValueError("sampling needs one random stream per prompt and rollout")
+    if family.unshared:
+        from visurf.rollout.unshared import sample_unshared
+
+        return sample_unshared(policy, family, prompts, members, settings, eos, streams)
     results: list[list[Rollout]] = []
     start = 0
     while start < len(prompts):
@@ -248,7 +252,7 @@ class _Decoder:
                 chosen, position = chosen[keep], position[keep]
             inputs = {
                 "input_ids": chosen.unsqueeze(1),
-                "position_ids": (position + step).view(1, -1, 1).expand(axes, -1, -1),
+                "position_ids": axes_first((position + step).view(1, -1, 1).expand(axes, -1, -1)),
                 "attention_mask": dummy_mask(self.device),
                 "past_key_values": cache,
                 "use_cache": True,
