@@ -1,5 +1,6 @@
 """Every family: prompts as transformers' own processors write them, exact boundaries, frames, limits, and writing back."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -113,9 +114,6 @@ def test_prompt_and_completion_meet_exactly(family_models, family, text):
     whole = model.tokenizer.apply_chat_template(
         [*asked, {"role": "assistant", "content": [{"type": "text", "text": text}]}], tokenize=False
     )
-    if family == "llava_onevision":
-        # Its released template writes "assistant \n" before an answer, but "assistant\n" where one is asked for.
-        whole = model.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) + text + "<|im_end|>"
     encoded = model.family.encode_images(model.network, model.image_processor, [i.load() for i in sample.images])
     expanded = whole.replace(model.family.image_token, encoded.expansions[0])
     expected = model.tokenizer(expanded).input_ids
@@ -131,6 +129,31 @@ def test_an_answer_opens_with_the_blank_that_the_template_writes(family_models):
     assert model.tokenizer.decode(model.encode_completion("dog")) == " dog<end_of_utterance>"
     ids = model.tokenizer("dog").input_ids
     assert model.decode(ids) == "dog", "a policy that leaves the blank out is read as well"
+
+
+@pytest.mark.parametrize(
+    ("answered", "ended", "asked", "opening", "end"),
+    [
+        (":", "<|im_end|>\n", ":", "", "<|im_end|>"),
+        (": ", "<|im_end|>", ":", " ", "<|im_end|>"),
+        (":\n ", "", ":", "\n ", "<|endoftext|>"),
+        (" \n", "<|im_end|>", "\n", "", "<|im_end|>"),  # the template contradicts itself: what it asks with counts
+        (":x", "\n<|im_end|>", ":", "", "<|endoftext|>"),  # not a blank, and no token that ends a text
+    ],
+)
+def test_how_a_template_opens_and_ends_an_answer(family_checkpoints, answered, ended, asked, opening, end):
+    model = load_model(family_checkpoints["qwen3_vl"])
+    model.tokenizer.eos_token = "<|endoftext|>"
+    ends = model.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    model.network.generation_config.eos_token_id = ends
+    model.tokenizer.chat_template = (
+        f"{{% for m in messages %}}{{{{ m['role'] + {answered!r} + m['content'][0]['text'] + {ended!r} }}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ 'assistant' + {asked!r} }}}}{{% endif %}}"
+    )
+    again = dataclasses.replace(model)
+    assert again.opening == opening
+    assert again.tokenizer.convert_ids_to_tokens(again.end_of_turn) == end
+    assert again.encode_completion("dog")[-1] == again.end_of_turn
 
 
 @EVERY

@@ -7,7 +7,12 @@ comparison of log-probs would hold whatever the attention did.
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 from visurf.mini.model import PATCH, build_config, build_tokenizer, save_scaffold
 from visurf.models import load_model

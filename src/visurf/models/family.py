@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +116,17 @@ class VisionLanguageModel:
     frame: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        """Look the special token ids up once."""
+        """Look the special token ids up once, and how the chat template opens and ends an answer."""
         generation = getattr(self.network, "generation_config", None)
         eos = getattr(generation, "eos_token_id", None)
         if eos is None:
             eos = self.tokenizer.eos_token_id
         self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list | tuple) else (int(eos),)
-        self.end_of_turn: int = int(self.tokenizer.eos_token_id)
+        self.opening, self.end_of_turn = "", int(self.tokenizer.eos_token_id)
         if self.end_of_turn not in self.eos_ids:
             self.eos_ids = (self.end_of_turn, *self.eos_ids)
+        if self.tokenizer.chat_template:
+            self._read_template()
         unknown = self.tokenizer.unk_token_id
         ids = {t: self.tokenizer.convert_tokens_to_ids(t) for t in (*self.family.banned_tokens, self.family.image_token)}
         self.banned_ids: tuple[int, ...] = tuple(sorted({i for i in ids.values() if i is not None and i != unknown}))
@@ -196,14 +197,18 @@ class VisionLanguageModel:
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         return text.removeprefix(self.opening)
 
-    @cached_property
-    def opening(self) -> str:
-        """Blanks that the chat template writes between the generation prompt and an answer, and so the policy too."""
-        asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-        answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": "|"}]}]
+    def _read_template(self) -> None:
+        """Find the blanks before an answer, which the policy writes too, and the token after it."""
+        asked = [{"role": "user", "content": [{"type": "text", "text": "Q"}]}]
+        answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": "ANSWER"}]}]
         prompt, whole = self._render(asked, add_generation_prompt=True), self._render(answered, add_generation_prompt=False)
-        blanks, found, _ = whole.removeprefix(prompt).partition("|")
-        return blanks if found and blanks.isspace() and whole.startswith(prompt) else ""
+        before, _, after = whole.partition("ANSWER")
+        blanks = before.removeprefix(prompt)
+        if before.startswith(prompt) and blanks.isspace():
+            self.opening = blanks
+        ids = self.tokenizer(after, add_special_tokens=False).input_ids
+        if ids and ids[0] in self.eos_ids:
+            self.end_of_turn = int(ids[0])
 
     def _render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))

@@ -30,17 +30,14 @@ def load_image_processor(source: str | Path, min_pixels: int | None, max_pixels:
 
     processor = GotOcr2ImageProcessorPil.from_pretrained(str(source))
     tile = processor.size["height"] * processor.size["width"]
-    tiles = {"min_patches": processor.min_patches, "max_patches": processor.max_patches}
-    if min_pixels is not None:
-        tiles["min_patches"] = max(1, math.ceil(min_pixels / tile))
-    if max_pixels is not None:
-        tiles["max_patches"] = max(1, max_pixels // tile)
-    if tiles["min_patches"] > tiles["max_patches"]:
+    fewest = processor.min_patches if min_pixels is None else max(1, math.ceil(min_pixels / tile))
+    most = processor.max_patches if max_pixels is None else max(1, max_pixels // tile)
+    if fewest > most:
         raise ValueError(
-            f"an image must give at least {tiles['min_patches']} and at most {tiles['max_patches']} tiles of {tile} pixels; "
+            f"an image must give at least {fewest} and at most {most} tiles of {tile} pixels; "
             "change model.min_pixels or model.max_pixels"
         )
-    return GotOcr2ImageProcessorPil.from_pretrained(str(source), **tiles)
+    return GotOcr2ImageProcessorPil.from_pretrained(str(source), min_patches=fewest, max_patches=most)
 
 
 def encode_images(network: Any, processor: Any, images: Sequence[Image]) -> EncodedImages:

@@ -53,7 +53,10 @@ def check_sharing(family: Family, config: Any) -> None:
         )
         return
     text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    layers = getattr(text, "layer_types", None)
+    kinds = set(layers or ()) - {"full_attention"}
+    if not layers and getattr(text, "sliding_window", None):
+        kinds.add("sliding_attention")
     if getattr(text, "attn_logit_softcapping", None):
         kinds.add("soft-capped attention")
     if kinds:

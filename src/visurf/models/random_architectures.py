@@ -261,10 +261,10 @@ LLAVA_ONEVISION = Architecture(
     special=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"),
     end="<|im_end|>",
     chat_template=(
-        "{% for message in messages %}<|im_start|>{{ message['role'] }} "
-        "{% for part in message['content'] if part['type'] == 'image' %}<image>{% endfor %}"
-        "{% for part in message['content'] if part['type'] == 'text' %}{{ '\n' + part['text'] }}{% endfor %}<|im_end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' }}"
+        "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+        "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{{ '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
     image_processor=(
         "llava_onevision.image_processing_pil_llava_onevision",

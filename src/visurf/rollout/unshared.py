@@ -71,9 +71,7 @@ def _rollouts(
             "position_ids": axes_first(position),
             "past_key_values": output.past_key_values,
         }
-    return [
-        _cut(t, p, set(eos)) for t, p in zip(torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist(), strict=True)
-    ]
+    return [_cut(t, p, set(eos)) for t, p in zip(torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist(), strict=True)]
 
 
 def _cut(tokens: list[int], logprobs: list[float], eos: set[int]) -> Rollout:
