@@ -15,10 +15,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from naive import batch_tensors, load_plain
 from tiny import make_prompt, make_tokens, picture
+from visurf.config import ConfigError, load_config
 from visurf.geometry import Frame
 from visurf.models import FAMILIES, load_model, random_checkpoint, save_model
 from visurf.models.random_architectures import ARCHITECTURES
 from visurf.models.random_checkpoint import write_checkpoint
+from visurf.preparation import prepare_model
 from visurf.types import DataError, ImageRef, Objects, Sample
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
@@ -184,8 +186,11 @@ def test_coordinates_come_back_within_a_unit_of_the_frame(family_models, family)
 
 
 def test_a_user_may_name_another_frame(family_checkpoints):
-    model = load_model(family_checkpoints["smolvlm"], frame=(100.0, 50.0))
+    settings = {"path": str(family_checkpoints["smolvlm"]), "frame": [100, 50]}
+    model, _ = prepare_model(load_config(None, {"model": settings}), settings["path"])
     assert model.encode_prompt(sample_of([(60, 90)]), "x").frame == Frame((100.0, 50.0), (60, 90))
+    with pytest.raises(ConfigError, match=r"model\.frame: expected more than 0"):
+        load_config(None, {"model": {"frame": [100, 0]}})
 
 
 @EVERY

@@ -50,8 +50,8 @@ def prepare_model(config: Config, source: str, weights: Path | None = None) -> t
         weights=weights,
         family=settings.family,
         kernel=settings.attention,
-        frame=settings.frame,
     )
+    model.frame = settings.frame
     network: Any = model.network
     if settings.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})

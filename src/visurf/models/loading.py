@@ -49,7 +49,7 @@ def check_sharing(family: Family, config: Any) -> None:
         warnings.warn(
             f"family {family.name!r} cannot share prompts: {family.unshared}. Every completion runs its whole prompt, in "
             "sampling and in training: about group_size times the prompt tokens, and their memory and time",
-            stacklevel=3,
+            stacklevel=2,
         )
         return
     text = config.get_text_config()
@@ -81,7 +81,6 @@ def load_model(
     weights: Path | None = None,
     family: str = "",
     kernel: str = "auto",
-    frame: tuple[float, float] | None = None,
 ) -> VisionLanguageModel:
     """Load a checkpoint from a local folder or by hub name.
 
@@ -94,7 +93,6 @@ def load_model(
         weights: A folder to take the network from instead (a training checkpoint); tokenizer and processor stay the source's.
         kernel: How attention over packed rows is computed, see `visurf.kernels`.
         family: A family's name or ``pkg.module:NAME``; empty to go by the checkpoint's `model_type`.
-        frame: Width and height of the coordinate frame, for a checkpoint that does not speak its family's.
 
     Raises:
         ValueError: The architecture has no family here, or its attention does not do what the family promises.
@@ -106,7 +104,9 @@ def load_model(
     config = AutoConfig.from_pretrained(folder)
     chosen = look_up(family, FAMILIES, "model family") if family else family_of(config.model_type)
     check_sharing(chosen, config)
-    name = "sdpa" if chosen.unshared else attention.register(kernel)
+    name = attention.register(kernel)
+    if chosen.unshared:
+        name = "sdpa"
     implementation: Any = {"": name, "text_config": name, "vision_config": "sdpa"}
     network: Any = AutoModelForImageTextToText.from_pretrained(weights or folder, dtype=dtype, attn_implementation=implementation)
     if chosen.vision_attention:
@@ -116,7 +116,7 @@ def load_model(
     network.eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = chosen.load_image_processor(folder, min_pixels, max_pixels)
-    return VisionLanguageModel(network, tokenizer, processor, chosen, str(source), frame)
+    return VisionLanguageModel(network, tokenizer, processor, chosen, str(source))
 
 
 def save_model(model: VisionLanguageModel, network: Any, folder: Path) -> None:
