@@ -1,9 +1,9 @@
-"""InternVL in transformers' own form (checkpoints whose names end in ``-hf``): InternVL2, 2.5, 3 and 3.5.
+"""InternVL in transformers' own form (`InternVLForConditionalGeneration`; released checkpoints of that form end in ``-hf``).
 
 An image becomes tiles of one size and, if there are several, a thumbnail; all of them stand between ``<img>`` and ``</img>``.
 
-Coordinates are integers 0-1000 of the whole image. Source: InternVL's documentation, "Chat Data Format", grounding and
-detection data.
+Coordinates are integers 0-1000 of the whole image. Source: InternVL's documentation, "Chat Data Format", section "Grounding /
+Detection Data" (internvl.readthedocs.io).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A single image is seen whole and in tiles of the grid that fits it best; of several images each is padded to a square and seen
 whole.
 
-The released models write fractions of 0 to 1 with two decimals where they write coordinates at all; rewards and labels here are
-integers, so the frame is 0-1000, and the setting `model.frame` names another.
+No convention for coordinates is documented for the released models. (LLaVA's own data has fractions of 0 to 1, see issue 606 of
+haotian-liu/LLaVA.) Labels here are integers, so the frame is 0-1000; the setting `model.frame` names another.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 An image is cut into rows and columns of square tiles, each behind a token that says where it stands, and followed by the whole
 image in one tile.
 
-The released models were not trained to write coordinates, so there is no convention to keep; integers 0-1000 are this project's
-choice, and the setting `model.frame` names another.
+No convention for coordinates is documented for the released models; integers 0-1000 are this project's choice, and the setting
+`model.frame` names another.
 """
 
 from __future__ import annotations
