@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tokenizers import processors
 from transformers import AutoConfig
 
 from naive import gradients, load_plain, naive_logprobs, worst
@@ -87,6 +88,21 @@ def test_the_pages_family_writes_rows_of_features(outside):
     assert model.tokenizer.decode(prompt.token_ids) == f"<s>[INST]{tall}[IMG][IMG][IMG_END]find it[/INST]"
     assert prompt.tensors["image_sizes"].tolist() == [[64, 48], [16, 32]]
     assert model.encode_completion("a dog")[-1] == model.tokenizer.convert_tokens_to_ids("</s>")
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_text_is_opened_once(outside, written):
+    """By the chat template, or by the tokenizer where the template leaves it out."""
+    reference, folder = outside
+    model = load_model(folder, family=reference)
+    model.tokenizer.bos_token = "<s>"
+    opening = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", model.tokenizer.bos_token_id)])
+    model.tokenizer.backend_tokenizer.post_processor = opening
+    if not written:
+        model.tokenizer.chat_template = model.tokenizer.chat_template.removeprefix("<s>")
+    prompt = model.encode_prompt(Sample("s", (), "find it", Objects()), "find it")
+    assert model.tokenizer.decode(prompt.token_ids) == "<s>[INST]find it[/INST]"
+    assert model.tokenizer.bos_token_id not in model.encode_completion("a dog")
 
 
 def test_the_pages_family_is_exact(outside):
