@@ -17,7 +17,7 @@ MODULES = {
 }
 # Rules on what completions are worth import no torch, so that they test in seconds and run anywhere.
 TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks", "benchmarks")
-TORCH_FREE += ("groups", "scoring", "paradigms", "naming", "config", "data", "segmenter", "sam2", "mask_reward", "cli")
+TORCH_FREE += ("groups", "scoring", "paradigms", "mixing", "naming", "config", "data", "segmenter", "sam2", "mask_reward", "cli")
 TORCH_FREE += ("judging", "predictions", "detection_scores", "demonstrations", "row_file", "picture_files")
 TORCH_FREE += ("score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
@@ -26,14 +26,16 @@ MAY_IMPORT = {
     "types": (),
     "geometry": ("types",),
     "advantages": (),
-    "paradigms": (),
+    "mixing": (),
+    "paradigms": ("mixing",),
     "control": ("types",),
     "tags": ("types",),
     "parsing": ("types", "geometry", "tags"),
     "metrics": ("types", "geometry", "parsing", "metrics"),
     "rewards": ("types", "geometry", "tags", "parsing", "metrics", "advantages", "control", "rewards"),
     "tasks": ("types", "geometry", "tags", "parsing", "metrics", "advantages", "control", "rewards", "tasks"),
-    "objective": ("config",),
+    "shaping": (),
+    "objective": ("config", "shaping"),
     "attention": ("attention",),
 }
 MUST_NOT_IMPORT = {
@@ -42,6 +44,7 @@ MUST_NOT_IMPORT = {
     "attention": ("models", "tasks"),
     "policy": ("tasks", "rewards", "models", "loop"),
     "rollout": ("tasks", "rewards", "scoring", "loop"),
+    "hinting": ("tasks", "rewards", "scoring", "loop", "paradigms"),
     "loop": ("tasks", "models.qwen", "models.loading", "rewards"),
     "evaluation": ("reporting", "cli"),
     "demonstrations": ("models", "policy", "scoring", "data", "training", "cli"),
@@ -117,14 +120,19 @@ def test_the_light_side_imports_nothing_heavy(name):
     assert not {n.partition(".")[0] for n in imported(MODULES[name], everywhere=False)} & HEAVY
 
 
-def test_the_loop_names_no_task_and_no_family():
+def test_the_loop_names_no_task_no_family_and_no_paradigm():
     from visurf.models import FAMILIES
+    from visurf.paradigms import PARADIGMS
     from visurf.tasks import TASKS
 
     text = (ROOT / "loop.py").read_text()
     tensors = ("pixel_values", "grid_thw", "<|")
     for word in (*TASKS, *FAMILIES, "qwen", "bbox", *tensors):
         assert word not in text.lower(), word
+    tree = ast.parse(text)
+    assert not {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)} & set(PARADIGMS)
+    taken = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "visurf.paradigms"]
+    assert [alias.name for node in taken for alias in node.names] == ["Paradigm"]
 
 
 def test_no_module_is_called_like_a_public_function():

@@ -9,7 +9,7 @@ from visurf.advantages import group_advantages
 from visurf.control import Controls
 from visurf.geometry import Frame
 from visurf.groups import form_group, group_metrics, with_advantages
-from visurf.paradigms import PARADIGMS, RLVR, SFT, VISURF
+from visurf.paradigms import RLVR, SFT, VISURF
 from visurf.scoring import RewardError, Scorer, label_completion, mean_parts
 from visurf.tasks import TASKS, Part, RewardSettings
 from visurf.types import Completion, Group, ImageRef, Objects, Sample, Score
@@ -172,12 +172,13 @@ def test_a_flat_group_has_no_advantage_and_says_so():
 
 def test_sft_counts_every_member_once():
     group = form(PRESENT, [], paradigm=SFT)
-    assert group.advantages == (1.0,)
+    assert (group.advantages, group.supervision) == ((0.0,), (1.0,))
     assert [c.source for c in group.completions] == ["label"]
 
 
 def test_the_batch_deviation_is_over_all_rewards():
-    groups = [Group(PRESENT, (), (), rewards) for rewards in ((0.0, 1.0), (4.0, 4.0), (2.0, 6.0))]
+    members = (Completion("", (), None, None),) * 2
+    groups = [Group(PRESENT, members, (), rewards) for rewards in ((0.0, 1.0), (4.0, 4.0), (2.0, 6.0))]
     done = with_advantages(groups, RLVR, eps=0.0, scale="batch")
     spread = group_advantages((0.0, 1.0, 4.0, 4.0, 2.0, 6.0), eps=0.0)
     assert done[0].advantages[1] - done[0].advantages[0] == pytest.approx(spread[1] - spread[0])
@@ -230,13 +231,3 @@ def test_weights_act_on_the_total():
     score = rate.score(rate.read(Completion(RIGHT, (), None, None), PRESENT, FRAME), PRESENT)
     assert score.total == 9.0
     assert rate.accuracy(score) == 6.0
-
-
-def test_paradigms_are_what_the_table_says():
-    table = {n: (p.rollouts, p.label, p.coefficient, p.stages) for n, p in PARADIGMS.items()}
-    assert table == {
-        "sft": (False, True, "one", ()),
-        "rlvr": (True, False, "advantage", ()),
-        "visurf": (True, True, "advantage", ()),
-        "sft_then_rlvr": (True, False, "advantage", ("sft", "rlvr")),
-    }

@@ -101,7 +101,8 @@ def test_processes_add_up_to_the_gradient_of_one(tiny, average, monkeypatch):
     loop = make_loop(tiny, RLVR, objective=ObjectiveConfig(average=average))
     prompts, groups = replayed(tiny)
     loss, _, whole = update_gradient(loop, prompts, groups)
-    everything = [float(sum(len(c.token_ids) for g in groups for c in g.completions)), 10.0]
+    tokens = float(sum(len(c.token_ids) for g in groups for c in g.completions))
+    everything = [tokens, 10.0, 0.0, 0.0, tokens, 10.0]
     monkeypatch.setattr("visurf.loop.parallel.total", lambda values, where: everything)
     shares = [update_gradient(loop, prompts[i:j], groups[i:j]) for i, j in ((0, 1), (1, 3))]
     assert sum(s[0] for s in shares) == pytest.approx(loss, rel=1e-5)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 Scale = Literal["group", "batch", "none"]
+Baseline = Literal["mean", "others"]
 FLAT = 1e-12
 
 
@@ -37,16 +38,18 @@ def group_advantages(
     ddof: int = 1,
     eps: float = 1e-6,
     scale: Scale = "group",
+    baseline: Baseline = "mean",
     batch_std: float | None = None,
     single: Literal["zero", "reward"] = "zero",
 ) -> tuple[float, ...]:
-    """(reward - mean) / (std + eps) over one group.
+    """(reward - baseline) / (std + eps) over one group.
 
     Args:
         rewards: Total reward of each member, the label included where it joined.
         ddof: 1 for the sample, 0 for the population standard deviation.
         eps: Added to the standard deviation.
         scale: Divide by the group's deviation, by `batch_std`, or not at all.
+        baseline: The mean of the group, or for every member the mean of the others.
         batch_std: Standard deviation of all rewards of the batch, for `scale="batch"`.
         single: What a group of one gets: 0, or its reward as verl does (mean 0, deviation 1).
 
@@ -56,7 +59,8 @@ def group_advantages(
     Raises:
         ValueError: Empty group, a reward that is not finite, or `scale="batch"` without `batch_std`.
 
-    Source: arXiv 2510.10606, Eq. 6 and 7; arXiv 2402.03300 for GRPO; `scale="none"` is Dr. GRPO, arXiv 2503.20783.
+    Source: arXiv 2510.10606, Eq. 6 and 7; arXiv 2402.03300 for GRPO; `scale="none"` is Dr. GRPO, arXiv 2503.20783, and
+    with `baseline="others"` RLOO, arXiv 2402.14740.
 
     >>> [round(a, 4) for a in group_advantages([0, 0, 1, 1], ddof=0, eps=0)]
     [-1.0, -1.0, 1.0, 1.0]
@@ -71,6 +75,8 @@ def group_advantages(
     if is_flat(values.tolist()):
         return (0.0,) * len(values)
     centred = values - values.mean()
+    if baseline == "others":
+        centred *= len(values) / (len(values) - 1)
     match scale:
         case "group":
             centred /= spread(values.tolist(), ddof) + eps

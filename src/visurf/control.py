@@ -7,8 +7,8 @@ Source: ViSurf, arXiv 2510.10606, section on reward control.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from visurf.types import Score
@@ -29,6 +29,16 @@ class Controls:
     eliminate: bool = True
     smooth: bool = True
     smooth_compare: Literal["total", "accuracy"] = "total"
+
+
+def acting(controls: Controls, names: Collection[str]) -> Controls:
+    """The controls that are on and named; a paradigm names those that belong to it.
+
+    >>> acting(Controls(align=False), ("align", "eliminate"))
+    Controls(align=False, eliminate=True, smooth=False, smooth_compare='total')
+    """
+    align, eliminate, smooth = (getattr(controls, name) and name in names for name in ("align", "eliminate", "smooth"))
+    return replace(controls, align=align, eliminate=eliminate, smooth=smooth)
 
 
 def eliminate(score: Score, thinking: Mapping[str, float], weights: Mapping[str, float], *, on: bool) -> Score:

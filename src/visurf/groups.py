@@ -1,4 +1,4 @@
-"""One sample's completions become a group: scores, reward controls, advantages. Torch-free.
+"""One sample's completions become a group: scores, reward controls, coefficients. Torch-free.
 
 Source: ViSurf, arXiv 2510.10606, Algorithm 1, the lines between sampling and the update.
 """
@@ -8,11 +8,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from visurf.advantages import Scale, group_advantages, is_flat, spread
+from visurf.advantages import Baseline, Scale, group_advantages, is_flat, spread
 from visurf.control import Controls, smooth
+from visurf.mixing import Moment, Outcome
 from visurf.paradigms import Paradigm
 from visurf.scoring import Scorer
-from visurf.types import Completion, Group, Sample
+from visurf.types import Completion, Group, Sample, Score
+
+
+def reached(scorer: Scorer, scores: Sequence[Score], label: Score) -> tuple[float, ...]:
+    """Every score's accuracy as a fraction of the label's.
+
+    Where the label itself earns no accuracy it is 1 for what earns as much and 0 for what earns less.
+    """
+    most = scorer.accuracy(label)
+    found = [scorer.accuracy(score) for score in scores]
+    return tuple(value / most if most > 0 else float(value >= most) for value in found)
 
 
 def form_group(
@@ -22,12 +33,12 @@ def form_group(
     scorer: Scorer,
     controls: Controls,
 ) -> Group:
-    """Score the members of a group and apply the reward controls; advantages come later.
+    """Score the members of a group and apply the reward controls; coefficients come later.
 
     Args:
         sample: What the completions answer.
         rollouts: Read completions of the policy.
-        label: The read label where it joins, else None. It stands last in the group.
+        label: The read label where it stands in the group, else None. It stands last.
         scorer: Rates rollouts and label by the same functions.
         controls: Eliminate acts in the label's score, smooth on its reward.
     """
@@ -42,7 +53,15 @@ def form_group(
         if controls.smooth_compare == "accuracy":
             compared = ([scorer.accuracy(s) for s in scores], scorer.accuracy(label_score))
         reward, smoothed = smooth(rewards, reward, compared)
-    return Group(sample, (*rollouts, label), (*scores, label_score), (*rewards, reward), smoothed=smoothed)
+    members, all_scores = (*rollouts, label), (*scores, label_score)
+    share = reached(scorer, scores, label_score)
+    return Group(sample, members, all_scores, (*rewards, reward), smoothed=smoothed, reached=share)
+
+
+def compared_rewards(group: Group, paradigm: Paradigm) -> list[float]:
+    """The rewards over which mean and deviation are taken: those of the rollouts, and the label's where it is a member."""
+    label = paradigm.label == "member"
+    return [r for c, r in zip(group.completions, group.rewards, strict=True) if label or c.source == "policy"]
 
 
 def with_advantages(
@@ -52,37 +71,58 @@ def with_advantages(
     ddof: int = 1,
     eps: float = 1e-6,
     scale: Scale = "group",
+    baseline: Baseline = "mean",
     batch_std: float | None = None,
+    moment: Moment | None = None,
 ) -> list[Group]:
-    """Give every member its coefficient: its group advantage (Eq. 6 and 7), or 1 where the paradigm says so.
+    """Give every sequence its coefficients: the group advantages (Eq. 6 and 7), and what the paradigm makes of them.
 
-    A smoothed label gets exactly 0, a flat group all zeros. `batch_std` defaults to that of the
-    rewards given here; several processes bring that of all.
+    A smoothed label gets exactly 0, a flat group all zeros. `batch_std` defaults to that of the rewards given here; several
+    processes bring that of all. `moment` defaults to the first step, with the paradigm's own hyperparameters.
     """
-    if paradigm.coefficient == "one":
-        return [dataclasses.replace(g, advantages=(1.0,) * len(g.completions)) for g in groups]
+    rewards = [compared_rewards(g, paradigm) for g in groups]
     if scale == "batch" and batch_std is None:
-        batch_std = spread([r for g in groups for r in g.rewards], ddof)
+        batch_std = spread([r for of_group in rewards for r in of_group], ddof)
+    moment = moment or Moment(mixing=paradigm.mixing)
     done = []
-    for group in groups:
-        advantages = group_advantages(group.rewards, ddof=ddof, eps=eps, scale=scale, batch_std=batch_std)
+    for group, own in zip(groups, rewards, strict=True):
+        found: tuple[float, ...] = ()
+        if own:
+            found = group_advantages(own, ddof=ddof, eps=eps, scale=scale, baseline=baseline, batch_std=batch_std)
+        # A label that is no member stands last and has no advantage.
+        advantages = found + (0.0,) * (len(group.completions) - len(own))
         if group.smoothed:
             advantages = tuple(0.0 if c.source == "label" else a for c, a in zip(group.completions, advantages, strict=True))
-        done.append(dataclasses.replace(group, advantages=advantages, zero_variance=is_flat(group.rewards)))
+        done.append(_blended(dataclasses.replace(group, zero_variance=bool(own) and is_flat(own)), advantages, paradigm, moment))
     return done
 
 
-def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """What the groups of a step look like: shares of flat, rescued and smoothed groups, label advantage, parse errors.
+def _blended(group: Group, advantages: tuple[float, ...], paradigm: Paradigm, moment: Moment) -> Group:
+    """The group with the coefficients that its paradigm makes of the advantages."""
+    if paradigm.blend is None:
+        return dataclasses.replace(group, advantages=advantages)
+    rollouts = [c for c in group.completions if c.source == "policy"]
+    sampled = [v for c in rollouts for v in c.logprobs or ()]
+    entropy = -sum(sampled) / len(sampled) if sampled else 0.0
+    found = paradigm.blend(Outcome(advantages, group.reached, tuple(c.hint for c in rollouts), entropy), moment)
+    return dataclasses.replace(group, advantages=found.advantages, supervision=found.supervision)
 
-    `group/rescued` is the share of groups whose rollouts all earned the same and only the label brought a signal.
+
+def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """What the groups of a step look like: shares of flat, rescued and smoothed groups, label coefficients, parse errors.
+
+    `group/rescued` is the share of groups whose rollouts all earned the same and only the label brought a signal,
+    `rollout/hint` the mean number of tokens that a rollout was given, `label/supervision` the mean coefficient of supervision.
     """
     rollouts = [c for g in groups for c in g.completions if c.source == "policy"]
     labels = [(g, i) for g in groups if (i := g.label_index) is not None]
+    supervised = any(g.supervision for g in groups)
     found: dict[str, float] = {"group/zero_variance": sum(g.zero_variance for g in groups) / len(groups)}
     if rollouts:
         found["rollout/tokens"] = sum(len(c.token_ids) for c in rollouts) / len(rollouts)
         found["rollout/truncated"] = sum(c.truncated for c in rollouts) / len(rollouts)
+        if supervised and not labels:
+            found["rollout/hint"] = sum(c.hint for c in rollouts) / len(rollouts)
         scores = [s for g in groups for c, s in zip(g.completions, g.scores, strict=True) if c.source == "policy"]
         for name in scores[0].parts:
             abstained = sum(s.parts[name] is None for s in scores)
@@ -97,7 +137,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         found["label/advantage"] = sum(g.advantages[i] for g, i in labels) / len(labels)
         found["label/smoothed"] = sum(g.smoothed for g, _ in labels) / len(labels)
         found["label/reward"] = sum(g.scores[i].total for g, i in labels) / len(labels)
-        found["group/rescued"] = sum(
-            is_flat([r for j, r in enumerate(g.rewards) if j != i]) and not g.zero_variance for g, i in labels
-        ) / len(labels)
+        rescued = [is_flat(g.rewards[:i]) and bool(g.advantages[i] or sum(g.supervision)) for g, i in labels]
+        found["group/rescued"] = sum(rescued) / len(labels)
+    if supervised:
+        found["label/supervision"] = sum(sum(g.supervision) for g in groups) / len(groups)
     return found

@@ -7,7 +7,8 @@ Source: ViSurf, arXiv 2510.10606, Algorithm 1. Every paradigm runs through `Loop
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,16 +18,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from visurf import parallel
 from visurf.advantages import spread
 from visurf.config import Config
+from visurf.control import acting
 from visurf.diagnostics import Diagnostics
-from visurf.groups import form_group, with_advantages
+from visurf.groups import compared_rewards, form_group, reached, with_advantages
+from visurf.hinting import in_rounds
+from visurf.mixing import Moment
 from visurf.models.family import Prompt, VisionLanguageModel
-from visurf.objective import kl_estimate, token_terms, token_weights, weighted_loss
+from visurf.objective import kl_estimate, supervised_loss, token_terms, weighted_loss
 from visurf.packing import Bundle, PackedRow, Scored, build_row, plan
 from visurf.paradigms import Paradigm
 from visurf.policy import Policy
-from visurf.rollout.local import Sampling, sample, stream
+from visurf.rollout.local import Rollout, Sampling, sample, stream
 from visurf.scoring import Scorer, label_completion
 from visurf.types import Completion, Group, Sample
+from visurf.weighing import Weighing
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Batch:
         lengths: (S,) tokens of each sequence.
         old: Log-probs of each sequence under the policy that sampled; None where that is the current policy.
         reference: Log-probs of each sequence under the reference; None without a KL term.
+        entropies: Entropy at each token of the supervised sequences, where the paradigm needs it.
     """
 
     prompts: Sequence[Prompt]
@@ -46,6 +52,7 @@ class Batch:
     lengths: Tensor
     old: list[Tensor] | None = None
     reference: list[Tensor] | None = None
+    entropies: list[Tensor] | None = None
 
 
 class Loop:
@@ -59,11 +66,17 @@ class Loop:
         policy: Policy,
         scorer: Scorer,
         reference: Policy | None = None,
+        first: int = 0,
     ) -> None:
-        """Take what a stage needs; `reference` is the policy at the stage's start, None where that is without adapters."""
+        """Take what a stage needs.
+
+        `reference` is the policy at the stage's start, None where that is without adapters; `first` the stage's first step.
+        """
         self.config, self.paradigm, self.model, self.policy, self.scorer = config, paradigm, model, policy, scorer
-        self.reference = reference
+        self.reference, self.first = reference, first
         self.objective = config.objective
+        self.controls = acting(config.controls, paradigm.controls)
+        self.mixing = {**paradigm.mixing, **config.mixing}
         self.groups: Sequence[Group] = ()
         self.updating = False  # while true, weights and step number do not belong together
 
@@ -72,20 +85,17 @@ class Loop:
         seen = Diagnostics(self.model.device)
         with seen.timed("encode"):
             prompts = [self.model.encode_prompt(s, self.scorer.task.prompt(s, self.config.task.prompt)) for s in samples]
+        moment = Moment(number - self.first, self.config.steps, self.mixing)
+        labels = self.labels(prompts)  # y, aligned
         with seen.timed("rollout"):
-            sampled = self.sample(prompts, number)  # o_1 ... o_G from the old policy
+            sampled = self.sample(prompts, labels, number, moment)  # o_1 ... o_G from the old policy
         with seen.timed("reward"):
-            labels = self.labels(prompts)  # y, aligned
             rollouts = [[self.scorer.read(o, p.sample, p.frame) for o in g] for g, p in zip(sampled, prompts, strict=True)]
             groups = [
-                form_group(p.sample, o, y, self.scorer, self.config.controls)  # r; eliminate, smooth
+                form_group(p.sample, o, None if self.paradigm.label == "hint" else y, self.scorer, self.controls)
                 for p, o, y in zip(prompts, rollouts, labels, strict=True)
-            ]
-            batch_std = self.batch_std(groups)
-            settings = self.config.advantage
-            self.groups = with_advantages(  # A, Eq. 6 and 7
-                groups, self.paradigm, ddof=settings.ddof, eps=settings.eps, scale=settings.scale, batch_std=batch_std
-            )
+            ]  # r; eliminate, smooth
+            self.groups = self.advantages(groups, moment)  # A, Eq. 6 and 7
         with seen.timed("train"):
             batch = self.batch(prompts, self.groups)
             self.updating = True
@@ -94,21 +104,41 @@ class Loop:
             self.updating = False
         return seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried)
 
-    def sample(self, prompts: Sequence[Prompt], number: int) -> list[list[Completion]]:
-        """G completions of every prompt by the current policy; none where the paradigm samples nothing."""
+    def sample(
+        self, prompts: Sequence[Prompt], labels: Sequence[Completion | None], number: int, moment: Moment
+    ) -> list[list[Completion]]:
+        """G completions of every prompt by the current policy, hinted at as the paradigm asks; none where it samples nothing."""
+        size, hints = self.config.rollout.group_size, self.paradigm.hints
         if not self.paradigm.rollouts:
             return [[] for _ in prompts]
-        settings, decode = self.config.rollout, self.model.decode
+        if hints is None:
+            return [[self.complete(rollout) for rollout in group] for group in self.draw(prompts, number, 0, size)]
+        hinting = [label for label in labels if label is not None]
+        streams = [stream(self.config.seed, number, prompt.sample.id, "hint") for prompt in prompts]
+        return in_rounds(self, hints, size, prompts, hinting, streams, number, moment)
+
+    def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
+        """Rollouts `first` to `first + members` of every prompt in step `number`."""
+        settings = self.config.rollout
         sampling = Sampling(settings.max_tokens, top_p=settings.top_p, token_budget=settings.token_budget)
-        streams = [[stream(self.config.seed, number, p.sample.id, j) for j in range(settings.group_size)] for p in prompts]
+        streams = [[stream(self.config.seed, number, p.sample.id, first + j) for j in range(members)] for p in prompts]
         self.policy.eval()
         with autocast(self.config, self.model.device):
-            sampled = sample(self.policy, self.model.family, prompts, settings.group_size, sampling, self.model.eos_ids, streams)
+            sampled = sample(self.policy, self.model.family, prompts, members, sampling, self.model.eos_ids, streams)
         self.policy.train()
-        return [
-            [Completion(decode(r.token_ids), r.token_ids, None, None, truncated=r.truncated, logprobs=r.logprobs) for r in g]
-            for g in sampled
-        ]
+        return sampled
+
+    def complete(self, rollout: Rollout, hint: Sequence[int] = ()) -> Completion:
+        """What was sampled, with the hint before it, as a completion that is not yet read."""
+        ids = (*hint, *rollout.token_ids)
+        text = self.model.decode(ids)
+        return Completion(text, ids, None, None, truncated=rollout.truncated, logprobs=rollout.logprobs, hint=len(hint))
+
+    def solved(self, prompt: Prompt, label: Completion, completion: Completion) -> bool:
+        """Whether a completion is right, measured by the label."""
+        read = self.scorer.read(completion, prompt.sample, prompt.frame)
+        score, best = self.scorer.score(read, prompt.sample), self.scorer.score_label(label, prompt.sample, self.controls)
+        return reached(self.scorer, [score], best)[0] >= self.mixing["success"]
 
     def labels(self, prompts: Sequence[Prompt]) -> list[Completion | None]:
         """The label of every prompt, rendered as the policy writes (align) and read back by the parser of rollouts."""
@@ -116,7 +146,7 @@ class Loop:
             return [None for _ in prompts]
         found: list[Completion | None] = []
         for prompt in prompts:
-            label = label_completion(self.scorer.task, prompt.sample, prompt.frame, self.config.controls)
+            label = label_completion(self.scorer.task, prompt.sample, prompt.frame, self.controls)
             label = self.scorer.read(label, prompt.sample, prompt.frame)
             found.append(replace(label, token_ids=self.model.encode_completion(label.text, f"label of {prompt.sample.id}")))
         return found
@@ -125,9 +155,11 @@ class Loop:
         """Flatten groups; compute old and reference log-probs where the objective needs them."""
         lengths = torch.tensor([len(c.token_ids) for g in groups for c in g.completions], dtype=torch.long)
         batch = Batch(prompts, groups, lengths)
-        # A batch that feeds one step has ratio 1 by definition; sft's ratio is against the current policy always.
-        if self.config.inner_steps > 1 and self.paradigm.coefficient != "one":
+        # A batch that feeds one step has ratio 1 by definition; without rollouts there is no ratio.
+        if self.config.inner_steps > 1 and self.paradigm.rollouts:
             batch.old = self.logprobs(self.policy, batch)
+        if self.paradigm.entropies:
+            batch.entropies = self.logprobs(self.policy, batch, entropy=True)
         if self.objective.kl and self.reference is not None:
             batch.reference = self.logprobs(self.reference, batch)
         elif self.objective.kl:
@@ -136,27 +168,29 @@ class Loop:
         return batch
 
     @torch.no_grad()
-    def logprobs(self, policy: Policy, batch: Batch) -> list[Tensor]:
-        """Log-probs of every sequence, in order, without gradient."""
-        found = [torch.empty(0, device=self.model.device)] * len(batch.lengths)
+    def logprobs(self, policy: Policy, batch: Batch, *, entropy: bool = False) -> list[Tensor]:
+        """Log-probs of every sequence, in order, without gradient; or the entropies at the tokens of supervised ones."""
+        found = [torch.zeros(n, device=self.model.device) for n in batch.lengths.tolist()]
         training = policy.training
         policy.eval()  # adapters' dropout would disturb the ratio
-        for row in self.rows(batch, everything=True):
+        for row in self.rows(batch, only="supervised" if entropy else "all"):
             with autocast(self.config, self.model.device):
-                values = policy(row)
+                values = policy(row, entropy=entropy)
             for number, part in zip(row.numbers, values.split(batch.lengths[row.numbers].tolist()), strict=True):
                 found[number] = part
         policy.train(training)
         return found
 
-    def rows(self, batch: Batch, *, everything: bool = False) -> Iterator[PackedRow]:
-        """Packed rows of the sequences that carry a gradient, or of all."""
+    def rows(self, batch: Batch, only: Literal["trained", "supervised", "all"] = "trained") -> Iterator[PackedRow]:
+        """Packed rows of the sequences that carry a gradient, of those that are supervised, or of all."""
         bundles, number = [], 0
         for prompt, group in zip(batch.prompts, batch.groups, strict=True):
             chosen = []
-            for completion, advantage in zip(group.completions, group.advantages, strict=True):
-                # Without a KL term a sequence of zero advantage has no gradient; it still counts in the scale.
-                if completion.token_ids and (everything or self.objective.kl or advantage != 0):
+            for i, completion in enumerate(group.completions):
+                # Without a KL term a sequence of zero coefficients has no gradient; it still counts in the scale.
+                supervised = bool(group.supervision) and group.supervision[i] != 0
+                trained = supervised or bool(self.objective.kl) or group.advantages[i] != 0
+                if completion.token_ids and (only == "all" or (supervised if only == "supervised" else trained)):
                     chosen.append(Scored(completion.token_ids, number))
                 number += 1
             if chosen:
@@ -165,11 +199,12 @@ class Loop:
         for row in plan(bundles, self.config.tokens_per_microbatch, shared=not family.unshared):
             yield build_row(row, family, self.model.device)
 
-    def batch_std(self, groups: Sequence[Group]) -> float | None:
-        """The deviation of all rewards of the batch, over all processes, where advantages are scaled by it."""
-        if self.config.advantage.scale != "batch":
-            return None
-        return spread(parallel.gather([r for g in groups for r in g.rewards]), self.config.advantage.ddof)
+    def advantages(self, groups: Sequence[Group], moment: Moment) -> list[Group]:
+        """Groups with the coefficients of their sequences; a deviation of the whole batch is one over all processes."""
+        settings, std = self.config.advantage, None
+        if settings.scale == "batch":
+            std = spread(parallel.gather([r for g in groups for r in compared_rewards(g, self.paradigm)]), settings.ddof)
+        return with_advantages(groups, self.paradigm, **asdict(settings), batch_std=std, moment=moment)
 
     def update(self, batch: Batch, optimizer: Optimizer, schedule: LRScheduler, seen: Diagnostics) -> tuple[float, int]:
         """One optimiser step on the clipped objective (Eq. 8), summed over packed rows under one global scale.
@@ -178,25 +213,25 @@ class Loop:
             This process's share of the loss, and how many sequences went into rows.
         """
         device, objective = self.model.device, self.objective
-        advantages = torch.tensor([a for g in batch.groups for a in g.advantages])
-        is_label = torch.tensor([c.source == "label" for g in batch.groups for c in g.completions])
-        tokens, sequences = parallel.total([float(batch.lengths.sum()), float(len(batch.lengths))], device)
+        weighing = Weighing.of(batch.groups, self.paradigm, self.mixing, objective, self.config.rollout.max_tokens, device)
         optimizer.zero_grad(set_to_none=True)
-        total, carried = 0.0, 0
+        total, carried, shaping = 0.0, 0, weighing.shaping
         for row in self.rows(batch):
-            lengths = batch.lengths[row.numbers]
-            spread = [torch.repeat_interleave(v[row.numbers], lengths).to(device) for v in (advantages, is_label)]
-            weights = token_weights(lengths, objective.average, tokens, sequences).float().to(device)
+            part = weighing.row(row.numbers, device)
             with autocast(self.config, self.model.device):
                 logprobs = self.policy(row)
             old = None if batch.old is None else torch.cat([batch.old[n] for n in row.numbers])
-            terms = token_terms(logprobs, old, spread[0], objective, member=row.member, members=len(batch.lengths))
-            label, kl = spread[1], None
+            members, label, kl = len(batch.lengths), part.foreign, None
+            terms = token_terms(
+                logprobs, old, part.advantages, objective, member=row.member, members=members, foreign=label, shaping=shaping
+            )
             if batch.reference is not None:
                 kl = kl_estimate(logprobs, torch.cat([batch.reference[n] for n in row.numbers]), objective.kl_kind)
                 seen.add("policy/kl", kl.detach()[~label])
                 kl = kl if objective.kl_on_label else kl.masked_fill(label, 0)
-            loss = weighted_loss(terms, weights, kl, kl_coefficient=objective.kl)
+            loss = weighted_loss(terms, part.weights, kl, kl_coefficient=objective.kl)
+            entropies = None if batch.entropies is None else torch.cat([batch.entropies[n] for n in row.numbers])
+            loss = loss + supervised_loss(logprobs, part.taught(logprobs, row.member, entropies))
             loss.backward()
             total, carried, seen.unique = total + loss.item(), carried + len(row.numbers), seen.unique + row.length
             for source, where in (("policy", ~label), ("label", label)):

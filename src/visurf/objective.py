@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from visurf.config import ObjectiveConfig as Objective
+from visurf.shaping import Shaping, off_policy_ratio
 
 KL = Literal["k1", "abs", "mse", "k3", "k3_clamped"]
 Surrogate = Literal["clip", "cispo", "free"]
@@ -125,8 +126,12 @@ def token_terms(
     *,
     member: Tensor | None = None,
     members: int = 0,
+    foreign: Tensor | None = None,
+    shaping: Shaping | None = None,
 ) -> TokenTerms:
     """-min(ratio A, clip(ratio) A) of every token (Eq. 8), before weighting.
+
+    Tokens that the policy did not write have a ratio of their own under `shaping`, which is not clipped.
 
     Args:
         logprobs: (K,) log-probs of the current policy, with gradient.
@@ -136,12 +141,21 @@ def token_terms(
         settings: Clip range and kind of ratio.
         member: (K,) index of each token's sequence; needed for sequence ratios only.
         members: Number of sequences.
+        foreign: (K,) boolean: which tokens the policy did not write. They form no part of their sequence's ratio.
+        shaping: Of the foreign tokens' ratio; None treats them like rollouts.
     """
+    if foreign is not None and member is not None:
+        member, members = member + members * foreign, 2 * members
     difference = log_ratio(logprobs, old_logprobs, settings.ratio, member=member, members=members)
     ratio = torch.exp(difference)
     loss = surrogate_loss(ratio, advantages, settings, logprobs)
     below, above = is_clipped(ratio.detach(), advantages, settings)
-    return TokenTerms(loss, ratio.detach(), below | above, -difference.detach())
+    clipped = below | above
+    if foreign is not None and shaping is not None:
+        shaped = off_policy_ratio(logprobs, shaping)
+        loss, ratio = torch.where(foreign, -shaped * advantages, loss), torch.where(foreign, shaped, ratio)
+        clipped = clipped & ~foreign
+    return TokenTerms(loss, ratio.detach(), clipped, -difference.detach())
 
 
 def weighted_loss(terms: TokenTerms, weights: Tensor, kl: Tensor | None = None, *, kl_coefficient: float = 0.0) -> Tensor:
@@ -157,17 +171,33 @@ def weighted_loss(terms: TokenTerms, weights: Tensor, kl: Tensor | None = None, 
     return (weights * loss).sum()
 
 
-def token_weights(lengths: Tensor, average: str, total_tokens: float, total_sequences: float) -> Tensor:
-    """The weight of each token of the given sequences, flattened.
+def sequence_weights(lengths: Tensor, average: str, total_tokens: float, total_sequences: float, most: float = 1) -> Tensor:
+    """The weight of every token of each of the given sequences, (S,) float64.
 
     Args:
-        lengths: (S,) tokens of each sequence; empty sequences give no token.
-        average: `token` or `sequence`, see `Objective`.
+        lengths: (S,) tokens of each sequence.
+        average: `token`, `sequence` or `constant`, see `Objective`.
         total_tokens: Tokens of the whole optimiser step, over all micro-batches and processes, skipped sequences included.
         total_sequences: Sequences of the whole optimiser step, likewise.
+        most: Tokens a sequence may have, for `constant`.
     """
     if average == "token":
-        each = torch.full_like(lengths, 1, dtype=torch.float64) / max(total_tokens, 1)
-    else:
-        each = 1 / (lengths.clamp(min=1).double() * max(total_sequences, 1))
-    return torch.repeat_interleave(each, lengths)
+        return torch.full_like(lengths, 1, dtype=torch.float64) / max(total_tokens, 1)
+    if average == "constant":
+        return torch.full_like(lengths, 1, dtype=torch.float64) / (most * max(total_sequences, 1))
+    return 1 / (lengths.clamp(min=1).double() * max(total_sequences, 1))
+
+
+def token_weights(lengths: Tensor, average: str, total_tokens: float, total_sequences: float) -> Tensor:
+    """`sequence_weights` of each token, flattened; empty sequences give none."""
+    return torch.repeat_interleave(sequence_weights(lengths, average, total_tokens, total_sequences), lengths)
+
+
+def supervised_loss(logprobs: Tensor, weights: Tensor) -> Tensor:
+    """The weighted negative log-likelihood, a scalar: -sum of weight x log p.
+
+    Args:
+        logprobs: (K,) with gradient.
+        weights: (K,) coefficient of supervision x scale x token weight; 0 on tokens that are not supervised.
+    """
+    return -(weights * logprobs).sum()

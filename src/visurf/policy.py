@@ -53,8 +53,8 @@ class Policy(nn.Module):
         with network.disable_adapter():
             yield
 
-    def forward(self, row: PackedRow) -> Tensor:
-        """Log-prob of every completion token of a packed row.
+    def forward(self, row: PackedRow, *, entropy: bool = False) -> Tensor:
+        """Log-prob of every completion token of a packed row, or the entropy of the distribution that it comes from.
 
         Returns:
             (K,) float32, with gradient, in the order of `row.targets`.
@@ -77,7 +77,7 @@ class Policy(nn.Module):
         chunk = max(1, self.head_bytes // (4 * base.config.get_text_config().vocab_size))
         for start in range(0, len(row.targets), chunk):
             piece = slice(start, start + chunk)
-            arguments = (hidden[piece], row.targets[piece], base.lm_head)
+            arguments = (hidden[piece], None if entropy else row.targets[piece], base.lm_head)
             if torch.is_grad_enabled() and len(row.targets) > chunk:
                 parts.append(checkpoint(self._score, *arguments, use_reentrant=False))
             else:
@@ -91,5 +91,8 @@ class Policy(nn.Module):
             logits = logits / self.temperature
         return logits.index_fill(-1, self.banned, float("-inf")) if self.banned.numel() else logits
 
-    def _score(self, hidden: Tensor, targets: Tensor, head: nn.Module) -> Tensor:
-        return -cross_entropy(self.logits(hidden, head), targets, reduction="none")
+    def _score(self, hidden: Tensor, targets: Tensor | None, head: nn.Module) -> Tensor:
+        logits = self.logits(hidden, head)
+        if targets is None:
+            return torch.special.entr(torch.softmax(logits, dim=-1)).sum(-1)
+        return -cross_entropy(logits, targets, reduction="none")

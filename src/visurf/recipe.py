@@ -20,7 +20,7 @@ data:
   # validation: a second file of the same layout, evaluated every evaluation.every steps
 task:
   name: {task}
-paradigm: visurf        # or sft, rlvr, sft_then_rlvr
+paradigm: visurf        # or sft, rlvr, sft_then_rlvr, luffy, ...: docs/paradigms.md
 rollout:
   group_size: 8
   max_tokens: 512

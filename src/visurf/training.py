@@ -152,7 +152,7 @@ class Run:
             schedule.load_state_dict(self.state["schedule"])
             checkpoint.restore_random(self.state["random"])
         scorer = make_scorer(config, self.task)
-        loop = Loop(config, stage.paradigm, model, policy, scorer, self._reference(index, stage, model))
+        loop = Loop(config, stage.paradigm, model, policy, scorer, self._reference(index, stage, model), stage.first)
         began = time.monotonic() - self.progress.seconds
         for number in range(self.progress.step, stage.end):
             try:
@@ -268,6 +268,7 @@ class Run:
 
 def _row(step: int, group: Group) -> dict[str, Any]:
     """A group as one line of rollouts.jsonl."""
+    supervision = group.supervision or (0.0,) * len(group.completions)
     members = [
         {
             "source": c.source,
@@ -279,8 +280,10 @@ def _row(step: int, group: Group) -> dict[str, Any]:
             "total": s.total,
             "reward": r,
             "advantage": a,
+            "supervision": t,
+            "hint": c.hint,
         }
-        for c, s, r, a in zip(group.completions, group.scores, group.rewards, group.advantages, strict=True)
+        for c, s, r, a, t in zip(group.completions, group.scores, group.rewards, group.advantages, supervision, strict=True)
     ]
     sample = group.sample
     images = [i.name for i in sample.images]

@@ -232,7 +232,8 @@ class Completion:
     """One member of a group: what the policy sampled, or the label rendered as the policy would write it.
 
     `token_ids` end with the end-of-turn token unless `truncated`. `logprobs` are those of the sampled distribution
-    (logits / temperature) at sampling time, one per token, or None where nothing was sampled.
+    (logits / temperature) at sampling time, one per token that was sampled, or None where nothing was. The first `hint` tokens were
+    not sampled but copied from the label.
     """
 
     text: str
@@ -243,6 +244,7 @@ class Completion:
     truncated: bool = False
     logprobs: tuple[float, ...] | None = None
     has_reasoning: bool = True
+    hint: int = 0
 
 
 @dataclass(frozen=True)
@@ -255,9 +257,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Group:
-    """One sample, the completions of its prompt, their scores and advantages, in the same order.
+    """One sample, the completions of its prompt, their scores and coefficients, in the same order.
 
-    `smoothed` tells that the label's reward was replaced by the rollouts' mean, `zero_variance` that all rewards were equal.
+    Attributes:
+        sample: What the completions answer.
+        completions: The rollouts and, last, the label where it stands in the group.
+        scores: Parts and totals.
+        rewards: Totals after the reward controls.
+        advantages: Coefficients of the clipped term.
+        smoothed: Whether the label's reward was replaced by the rollouts' mean.
+        zero_variance: Whether all rewards that are compared were equal.
+        reached: The accuracy of every rollout as a fraction of the label's; empty without a label.
+        supervision: Coefficients of the negative log-likelihood of tokens that the policy did not write; empty for none.
     """
 
     sample: Sample
@@ -267,6 +278,8 @@ class Group:
     advantages: tuple[float, ...] = ()
     smoothed: bool = False
     zero_variance: bool = False
+    reached: tuple[float, ...] = ()
+    supervision: tuple[float, ...] = ()
 
     @property
     def label_index(self) -> int | None:

@@ -127,17 +127,19 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class AdvantageConfig:
-    """(reward - mean) / (std + eps); see `visurf.advantages.group_advantages`.
+    """(reward - baseline) / (std + eps); see `visurf.advantages.group_advantages`.
 
     Attributes:
         ddof: 1 for the sample, 0 for the population standard deviation.
         eps: Added to the standard deviation.
         scale: Divide by the deviation of the `group`, of the whole `batch`, or by `none` (Dr. GRPO).
+        baseline: Subtract the `mean` of the group, or for every member the mean of the `others` (RLOO, with `scale: none`).
     """
 
     ddof: int = 1
     eps: float = 1e-6
     scale: Literal["group", "batch", "none"] = "group"
+    baseline: Literal["mean", "others"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ class ObjectiveConfig:
         clip_high: The ratio is clipped above 1 + clip_high (DAPO's clip-higher when larger than clip_low).
         ratio: One ratio a token, or one a sequence: exp of the mean log-ratio (GSPO, arXiv 2507.18071).
         average: `token`: every token of the optimiser step weighs the same. `sequence`: every sequence does (Eq. 8).
+            `constant`: every token weighs 1 / (rollout.max_tokens x sequences), whatever was written (Dr. GRPO).
         ratio_cap: Upper bound of the unclipped branch (two-sided clipping), or none.
         surrogate: `clip`: Eq. 8. `cispo`: the ratio, bounded by 1 + clip_high and without gradient, weighs A log p, so that
             no token loses its gradient (MiniMax-M1, arXiv 2506.13585). `free`: ratio x A without clipping.
@@ -160,7 +163,7 @@ class ObjectiveConfig:
     clip_low: float = 0.2
     clip_high: float = 0.2
     ratio: Literal["token", "sequence"] = "token"
-    average: Literal["token", "sequence"] = "token"
+    average: Literal["token", "sequence", "constant"] = "token"
     ratio_cap: float | None = None
     surrogate: Literal["clip", "cispo", "free"] = "clip"
     kl: float = 0.0
@@ -259,7 +262,8 @@ class Config:
     """A whole run.
 
     Attributes:
-        paradigm: `sft`, `rlvr`, `visurf`, `sft_then_rlvr`, or ``pkg.module:NAME`` of a `Paradigm`.
+        paradigm: A paradigm of docs/paradigms.md, or ``pkg.module:NAME`` of a `Paradigm`.
+        mixing: Hyperparameters of the paradigm, see docs/paradigms.md; what is not named has the paradigm's default.
         stages: Explicit stages; empty for the paradigm's own (a paradigm of several stages shares `steps` equally).
         trackers: Where metrics go besides metrics.jsonl.
         steps: Optimiser batches of the run, over all stages; explicit stages bring their own.
@@ -275,6 +279,7 @@ class Config:
     data: DataConfig = DataConfig()
     task: TaskConfig = TaskConfig()
     paradigm: str = "visurf"
+    mixing: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[StageConfig, ...] = ()
     controls: Controls = field(default_factory=Controls)
     reward: RewardConfig = RewardConfig()
