@@ -98,6 +98,16 @@ def test_the_log_probs_of_sampling_are_those_of_the_training_forward(mini):
         torch.testing.assert_close(values[3:], torch.tensor(completion.logprobs), atol=2e-4, rtol=1e-4)
 
 
+def test_rounds_draw_what_one_round_would(mini):
+    """A rollout's random stream goes by its number in the group."""
+    loop = make_loop(mini, UFT, rollout=RolloutConfig(group_size=3, max_tokens=8))
+    prompts = [mini.encode_prompt(s, s.question) for s in referring_samples(SHIFTED, 2, 5)]
+    whole = loop.draw(prompts, 4, 0, 3)
+    parts = [a + b for a, b in zip(loop.draw(prompts, 4, 0, 1), loop.draw(prompts, 4, 1, 2), strict=True)]
+    assert [[r.token_ids for r in g] for g in whole] == [[r.token_ids for r in g] for g in parts]
+    assert len({r.token_ids for r in whole[0]}) > 1
+
+
 @pytest.mark.parametrize("paradigm", [UFT, TRAPO])
 def test_a_guided_step_is_the_same_step_again(mini, paradigm):
     loop = make_loop(mini, paradigm, rollout=RolloutConfig(group_size=4, max_tokens=24), objective=ObjectiveConfig(), steps=10)

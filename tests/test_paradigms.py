@@ -15,11 +15,13 @@ from tiny import make_prompt, make_tokens
 from visurf.config import AdvantageConfig, ConfigError, ObjectiveConfig, load_config
 from visurf.diagnostics import Diagnostics
 from visurf.groups import with_advantages
+from visurf.mini.demo import RECIPE
 from visurf.mixing import Moment
 from visurf.objective import Objective, token_terms, weighted_loss
 from visurf.paradigms import LUFFY, PARADIGMS, Paradigm
 from visurf.shaping import Shaping
 from visurf.stages import stages
+from visurf.training import train
 from visurf.types import Completion, Group, Score
 
 SINGLE = sorted(name for name, paradigm in PARADIGMS.items() if not paradigm.stages)
@@ -310,6 +312,51 @@ def test_the_supervised_loss_is_the_weighted_negative_log_likelihood(tiny, check
     lengths = [n for s in (FIRST, SECOND) for n in s[1][:3]]
     rest = -0.9 * sum(a * n for a, n in zip(np.concatenate(OWN), lengths, strict=True)) / sum(lengths)
     assert split_gradient(tiny, "chord", 100_000)[1] == pytest.approx(supervised + rest, rel=1e-5)
+
+
+@pytest.mark.parametrize(("average", "most"), [("sequence", None), ("constant", 16)])
+def test_sequences_are_counted_on_each_side_by_itself(tiny, checkpoints, average, most):
+    """Six rollouts and two labels for chord; six rollouts of which four have a hint for uft."""
+    plain = load_plain(checkpoints["qwen2_5_vl"])
+    for name, size in (("chord", 2), ("uft", 4)):
+        prompts, groups = make_step(tiny, PARADIGMS[name])
+        own, taught, nll = [], [], []
+        for prompt, group in zip(prompts, groups, strict=True):
+            for completion, advantage in zip(group.completions, group.advantages, strict=True):
+                foreign = len(completion.token_ids) if completion.source == "label" else completion.hint
+                if completion.source == "policy":
+                    written = len(completion.token_ids) - foreign
+                    own.append(advantage * written / (most or max(written, 1)))
+                if foreign:
+                    taught.append((prompt, completion.token_ids))
+                    nll.append(foreign)
+        with torch.no_grad():
+            found = naive_logprobs(plain, taught, banned=tiny.banned_ids)
+        weights = [0.1 * v.exp() * (1 - v.exp()) if name == "chord" else 0.001 * torch.ones(len(v)) for v in found]
+        sums = [float((-w * v)[:n].sum()) / (most or n) for w, v, n in zip(weights, found, nll, strict=True)]
+        assert (len(own), len(sums)) == (6, size)
+        expected = -sum(own) / 6 + sum(sums) / size
+        assert split_gradient(tiny, name, 100_000, average)[1] == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_entropies_are_computed_for_supervised_sequences_alone(tiny):
+    loop = make_loop(tiny, PARADIGMS["mifo"])
+    batch = loop.batch(*make_step(tiny, PARADIGMS["mifo"]))
+    assert [bool(h.any()) for h in batch.entropies] == [False] * 7 + [True]
+    assert [len(h) for h in batch.entropies] == batch.lengths.tolist()
+
+
+def test_schedules_begin_with_their_stage(tmp_path):
+    """mu falls from 0.9 over four steps, in the second of two stages."""
+    settings = {"mixing.mu_peak": 0.9, "mixing.mu_valley": 0.1, "mixing.mu_decay": 4}
+    listed = [{"paradigm": "sft", "steps": 2}, {"paradigm": "chord_mu", "steps": 3, "override": settings}]
+    small = {"data": {"train": "world:shifted?count=4&seed=5", "validation": ""}, "prompts_per_step": 1, "threads": 1}
+    small |= {"rollout": {"group_size": 2, "max_tokens": 8}, "stages": listed, "out": str(tmp_path / "run")}
+    train(load_config(RECIPE, small))
+    rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["label/supervision"] for row in rows] == pytest.approx([1, 1, 0.9, 0.5 + 0.4 * math.sqrt(0.5), 0.5])
+    members = json.loads((tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()[-1])["members"]
+    assert [m["supervision"] for m in members] == pytest.approx([0, 0, 0.5])
 
 
 def test_the_sequence_ratio_leaves_hints_out():
