@@ -161,6 +161,15 @@ def test_smoothing_stretches_rlvr_by_the_known_factor():
     assert visurf.advantages[:-1] == pytest.approx(expected)
 
 
+def test_what_is_right_is_measured_by_the_label():
+    """Accuracy is 3 for the label: IoU, L1 and point. The shifted box has the point alone."""
+    assert form(PRESENT, [RIGHT, SHIFTED, WRONG, BROKEN]).reached == pytest.approx((1.0, 1 / 3, 0.0, 0.0))
+    assert form(ABSENT, [NOTHING, WRONG]).reached == (1.0, 0.0)
+    # A label that earns no accuracy itself: whatever earns as much is right.
+    assert form(ABSENT, [NOTHING, WRONG], variant="published").reached == (1.0, 1.0)
+    assert form(PRESENT, [RIGHT], paradigm=RLVR).reached == ()
+
+
 def test_a_flat_group_has_no_advantage_and_says_so():
     flat = form(PRESENT, [WRONG, WRONG], paradigm=RLVR)
     assert flat.advantages == (0.0, 0.0)

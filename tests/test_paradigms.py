@@ -339,9 +339,13 @@ def test_sequences_are_counted_on_each_side_by_itself(tiny, checkpoints, average
         assert split_gradient(tiny, name, 100_000, average)[1] == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
-def test_entropies_are_computed_for_supervised_sequences_alone(tiny):
+def test_entropies_are_computed_for_supervised_sequences_alone(tiny, checkpoints):
+    prompts, groups = make_step(tiny, PARADIGMS["mifo"])
     loop = make_loop(tiny, PARADIGMS["mifo"])
-    batch = loop.batch(*make_step(tiny, PARADIGMS["mifo"]))
+    batch = loop.batch(prompts, groups)
+    with torch.no_grad():
+        (every,) = distributions(load_plain(checkpoints["qwen2_5_vl"]), tiny, [(prompts[1], groups[1].completions[3].token_ids)])
+    torch.testing.assert_close(batch.entropies[7], torch.distributions.Categorical(logits=every).entropy(), atol=1e-4, rtol=1e-4)
     assert [bool(h.any()) for h in batch.entropies] == [False] * 7 + [True]
     assert [len(h) for h in batch.entropies] == batch.lengths.tolist()
 
