@@ -1,10 +1,12 @@
-"""The plain way to score completions: every prompt repeated for each, padded on the right, through unchanged transformers.
+"""The oracle for packed rows: plain transformers with eager attention, every prompt repeated for each completion.
 
-Kept as the oracle for packed rows: eager attention, positions by the network's own rule, no code of the library's forward.
+The padded forward itself is `visurf.speed.naive`, which is also what speed is measured against.
 """
 
 import torch
 from transformers import AutoModelForImageTextToText
+
+from visurf.speed import naive
 
 
 def load_plain(folder):
@@ -13,35 +15,10 @@ def load_plain(folder):
 
 
 def naive_logprobs(network, pairs, *, temperature=1.0, banned=()):
-    """Log-probs of completions, one tensor each.
-
-    Args:
-        network: From `load_plain`.
-        pairs: (prompt, token ids) of every sequence.
-        temperature: Divides the logits.
-        banned: Tokens whose logits are minus infinity.
-    """
+    """Log-probs of completions by the padded forward, one tensor each; of any family. See `visurf.speed.naive.naive_logprobs`."""
     pairs = list(pairs)
-    longest = max(len(p.token_ids) + len(t) for p, t in pairs)
-    ids = torch.zeros(len(pairs), longest, dtype=torch.long)
-    mask = torch.zeros(len(pairs), longest, dtype=torch.long)
-    for i, (prompt, tokens) in enumerate(pairs):
-        whole = (*prompt.token_ids, *tokens)
-        ids[i, : len(whole)] = torch.tensor(whole)
-        mask[i, : len(whole)] = 1
     tensors = batch_tensors(network, [p for p, _ in pairs])
-    if hasattr(network.model, "get_rope_index"):
-        tensors["mm_token_type_ids"] = ids.eq(network.config.image_token_id).int()
-    logits = network(input_ids=ids, attention_mask=mask, use_cache=False, **tensors).logits
-    logits = logits.float() / temperature
-    if banned:
-        logits = logits.index_fill(-1, torch.tensor(banned), float("-inf"))
-    every = torch.log_softmax(logits, dim=-1)
-    found = []
-    for i, (prompt, tokens) in enumerate(pairs):
-        start = len(prompt.token_ids) - 1
-        found.append(every[i, torch.arange(start, start + len(tokens)), torch.tensor(tokens, dtype=torch.long)])
-    return found
+    return naive.naive_logprobs(network, pairs, temperature=temperature, banned=banned, tensors=tensors)
 
 
 def batch_tensors(network, prompts):

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from visurf.cli import datasets, environment, measuring, runs, scores
+from visurf.cli import datasets, environment, measuring, runs, scores, speed
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -30,6 +30,7 @@ your own data
 parts of it
   score     any reward over a file of completions; checks against recorded results
   data      show a data set; convert COCO, YOLO or CSV; a model's own answers as labels
+  bench     speed and memory against padded rows and TRL
 """
 # Which extra brings a module.
 _EXTRAS = {
@@ -49,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("visurf", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (runs, measuring, scores, datasets, environment):
+    for group in (runs, measuring, scores, datasets, environment, speed):
         group.add(commands)
     return parser
 

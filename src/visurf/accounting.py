@@ -1,0 +1,129 @@
+"""What a step computes: tokens, floating-point operations, bytes, and what share of a device's known rates that is. Torch-free.
+
+Only unique tokens count, each prompt once; recomputation (gradient checkpointing) does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device's rates.
+
+    Attributes:
+        flops: Dense bfloat16 matrix products, FLOP/s.
+        bandwidth: Of its memory, bytes/s.
+        source: Where the numbers come from.
+    """
+
+    flops: float
+    bandwidth: float
+    source: str
+
+
+_DATASHEET = "vendor's datasheet, dense bfloat16"
+# Looked up by a part of the name that CUDA gives; a longer part goes before a shorter one.
+DEVICES = {
+    "H200": Device(790e12, 4.3e12, "measured: 8192 x 8192 x 8192 product and device-to-device copy"),
+    "H100 PCIe": Device(756e12, 2.0e12, _DATASHEET),
+    "H100": Device(989e12, 3.35e12, _DATASHEET),
+    "A100-SXM4-80GB": Device(312e12, 2.039e12, _DATASHEET),
+    "A100-SXM4-40GB": Device(312e12, 1.555e12, _DATASHEET),
+    "L40S": Device(362e12, 0.864e12, _DATASHEET),
+}
+
+
+def known_device(name: str) -> Device | None:
+    """The rates of a device by the name that CUDA gives, or None.
+
+    >>> known_device("NVIDIA H200").flops / 1e12, known_device("some CPU")
+    (790.0, None)
+    """
+    return next((device for part, device in DEVICES.items() if part in name), None)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters by what passes through them: text tokens, predicted tokens, picture patches. Input embeddings count nothing."""
+
+    text: int
+    head: int
+    vision: int
+
+
+def count_parameters(network: Any, vision_module: str) -> Parameters:
+    """The parameters of a transformers model, adapters left out.
+
+    Args:
+        network: With `named_parameters`, `get_input_embeddings` and `get_output_embeddings`.
+        vision_module: Dotted path of the vision tower, as in `visurf.models.Family`.
+    """
+    embeddings, head = network.get_input_embeddings().weight, network.get_output_embeddings().weight
+    vision = text = 0
+    for name, parameter in network.named_parameters():
+        if parameter is embeddings or parameter is head or "lora_" in name:
+            continue
+        if name.startswith(f"{vision_module}."):
+            vision += parameter.numel()
+        else:
+            text += parameter.numel()
+    return Parameters(text, head.numel(), vision)
+
+
+def forward_flops(parameters: Parameters, tokens: int, predicted: int, patches: int) -> float:
+    """2 x parameters per token that passes through them; attention's own products are not counted.
+
+    Args:
+        parameters: From `count_parameters`.
+        tokens: Unique tokens of the language model.
+        predicted: Those whose next token is scored.
+        patches: Of the vision tower.
+    """
+    return 2.0 * (parameters.text * tokens + parameters.head * predicted + parameters.vision * patches)
+
+
+def training_flops(
+    parameters: Parameters, tokens: int, predicted: int, patches: int, *, adapters: bool = False, vision_trained: bool = True
+) -> float:
+    """Forward and backward: 6 x parameters per token where they are trained, 4 x where only adapters are, 2 x where nothing is.
+
+    Arguments as in `forward_flops`; the vision tower never has adapters, so it is trained with everything or not at all.
+
+    >>> training_flops(Parameters(100, 10, 5), 7, 3, 2)
+    4440.0
+    >>> training_flops(Parameters(100, 10, 5), 7, 3, 2, adapters=True, vision_trained=False)
+    2940.0
+    """
+    text = forward_flops(Parameters(parameters.text, parameters.head, 0), tokens, predicted, 0)
+    vision = forward_flops(Parameters(0, 0, parameters.vision), 0, 0, patches)
+    return text * (2 if adapters else 3) + vision * (3 if vision_trained else 1)
+
+
+def utilisation(flops: float, seconds: float, device: str) -> float | None:
+    """Model FLOP utilisation: the share of a known device's rate, or None for an unknown device."""
+    known = known_device(device)
+    return None if known is None or seconds <= 0 else flops / seconds / known.flops
+
+
+def decode_bytes(weights: int, per_token: int, prompts: Sequence[int], lengths: Sequence[Iterable[int]]) -> int:
+    """The fewest bytes that sampling reads: at every step the weights once, each prompt's keys once, each rollout's own keys.
+
+    Args:
+        weights: Bytes of the parameters that a decoded token passes through.
+        per_token: Bytes of keys and values of one token, over all layers.
+        prompts: Tokens of each prompt.
+        lengths: Tokens sampled by each prompt's rollouts.
+
+    >>> decode_bytes(1000, 10, [5], [[2, 3]])
+    2140
+    """
+    groups = [list(of_prompt) for of_prompt in lengths]
+    # The first token comes from the prompt's own forward; a step that draws token n reads n - 1 tokens of its own.
+    steps = max((n for group in groups for n in group), default=1) - 1
+    shared = sum(prompt * (max(group) - 1) for prompt, group in zip(prompts, groups, strict=True) if group)
+    own = sum(n * (n - 1) // 2 for group in groups for n in group)
+    return weights * steps + per_token * (shared + own)
