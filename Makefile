@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint types unit clean
+.PHONY: install demo test lint types unit bench bench-install clean
 
 install: $(STAMP)
 
@@ -29,6 +29,17 @@ types: install
 
 unit: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+
+# The rival of the speed measurements, and the measurements themselves (about half an hour on 2 quiet cores).
+bench-install: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r bench/requirements.txt
+
+bench: bench-install
+	for model in tiny mid; do \
+	  $(BIN)/visurf bench step --model $$model --against naive,trl --json bench/results/step-$$model.json && \
+	  $(BIN)/visurf bench rollout --model $$model --json bench/results/rollout-$$model.json && \
+	  $(BIN)/visurf bench memory --model $$model --against naive,trl --json bench/results/memory-$$model.json || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) demo-out runs build dist

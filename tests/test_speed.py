@@ -1,6 +1,8 @@
 """What `visurf bench` measures, on a model that takes milliseconds: the same work on all sides, numbers that mean what they say."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -276,3 +278,15 @@ def test_utilisation_by_hand():
     assert accounting.known_device("NVIDIA H100 80GB HBM3").bandwidth == 3.35e12
     assert accounting.known_device("NVIDIA H100 PCIe").bandwidth == 2.0e12
     assert accounting.known_device("NVIDIA H200").bandwidth == 4.3e12
+
+
+def test_the_page_holds_what_was_measured():
+    """docs/results/speed.md is what bench/write_page.py writes; run it after a measurement."""
+    root = Path(__file__).parents[1]
+    script = root / "bench" / "write_page.py"
+    if not script.is_file():
+        pytest.skip("not in a checkout")
+    specification = importlib.util.spec_from_file_location("write_page", script)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert module.page() == module.PAGE.read_text()

@@ -24,6 +24,8 @@ TRL_NOTE = (
     "ratio; it does not take the tokens that cannot be sampled out of the distribution, hence the difference of the gradients"
 )
 
+MEMORY_NOTE = "memory above the weights at the peak of one forward and backward, gradients included, without optimiser state"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -229,6 +231,21 @@ class Bench:
         if runner is None:
             raise ConfigError(f"there is no side {side!r} here; it is not among {', '.join(self.plan.against)}")
         return peak_memory(lambda: runner.train(prompts, groups), self.device)
+
+    def peaks(self) -> Report:
+        """`memory` of every side, in this process: on a GPU, whose allocator counts."""
+        return fill_peaks(self.report(), {side: self.memory(side) for side in ("visurf", *self.rivals)})
+
+
+def fill_peaks(report: Report, peaks: Mapping[str, float]) -> Report:
+    """A report's rows from the peaks of all sides, visurf's among them."""
+    for side, mib in peaks.items():
+        row = {"what": "peak training memory", "side": side, "mib": mib}
+        if side != "visurf":
+            row["ratio"] = report.speedup = mib / peaks["visurf"]
+        report.rows.append(row)
+    report.notes.append(MEMORY_NOTE)
+    return report
 
 
 def agreement(what: str, series: Mapping[str, Series], *, exact: bool) -> list[str]:

@@ -11,10 +11,8 @@ import sys
 
 import torch
 
-from visurf.speed.benches import Bench, Plan, default_device
+from visurf.speed.benches import Bench, Plan, default_device, fill_peaks
 from visurf.speed.report import Report
-
-NOTE = "memory above the weights at the peak of one forward and backward, gradients included, without optimiser state"
 
 
 def measure_memory(plan: Plan) -> Report:
@@ -23,23 +21,11 @@ def measure_memory(plan: Plan) -> Report:
     Raises:
         RuntimeError: A side's process failed; its output is in the message.
     """
-    sides = ("visurf", *plan.against)
-    cuda = default_device().type == "cuda"
-    # In one process on a GPU, whose allocator counts; elsewhere only sizes are needed here.
-    bench = Bench(plan if cuda else dataclasses.replace(plan, against=("naive",)))
-    report = bench.report()
-    return fill(report, {side: bench.memory(side) if cuda else _in_child(plan, side) for side in sides})
-
-
-def fill(report: Report, peaks: dict[str, float]) -> Report:
-    """A report's rows from the peaks of all sides, visurf's among them."""
-    for side, mib in peaks.items():
-        row = {"what": "peak training memory", "side": side, "mib": mib}
-        if side != "visurf":
-            row["ratio"] = report.speedup = mib / peaks["visurf"]
-        report.rows.append(row)
-    report.notes.append(NOTE)
-    return report
+    if default_device().type == "cuda":
+        return Bench(plan).peaks()
+    peaks = {side: _in_child(plan, side) for side in ("visurf", *plan.against)}
+    # Here only the workload's sizes are needed.
+    return fill_peaks(Bench(dataclasses.replace(plan, against=("naive",))).report(), peaks)
 
 
 def _in_child(plan: Plan, side: str) -> float:

@@ -38,9 +38,13 @@ def check_installed() -> None:
     try:
         found = version("trl")
     except PackageNotFoundError:
-        raise ConfigError(f"--against trl needs trl {VERSION}; install it with: make bench-install") from None
+        raise ConfigError(
+            f"--against trl needs trl {VERSION}; install it with: make bench-install (or pip install trl=={VERSION})"
+        ) from None
     if found != VERSION:
-        raise ConfigError(f"--against trl needs trl {VERSION}, found {found}; install it with: make bench-install")
+        raise ConfigError(
+            f"--against trl needs trl {VERSION}, found {found}; install it with: make bench-install (or pip install trl=={VERSION})"
+        )
 
 
 def _processor(visurf: Visurf) -> Any:

@@ -1,0 +1,92 @@
+"""Write docs/results/speed.md from the measured JSON files, so that no number is typed: ``python bench/write_page.py``."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results" / "speed.md"
+RESULTS = ROOT / "bench" / "results"
+PICTURES = ROOT / "docs" / "results" / "speed"
+INTRODUCTION = """\
+# Speed and memory
+
+What `visurf bench` measured: workloads of fixed sizes, random weights, all sides in turn in one process. `naive` is padded rows and
+transformers' `generate`, `trl` is GRPOTrainer of TRL 1.16.0; both do the same step with the same completions, and their losses are
+checked against visurf's. What is compared, how lengths are kept equal, and why the ratio to TRL is overstated on a CPU:
+[bench/README.md](../../bench/README.md). Ratios are medians of ratios taken round by round, with their range.
+
+This page is written by `python bench/write_page.py` from the JSON files in [bench/results](../../bench/results).
+"""
+
+
+def span(value: Mapping[str, float], form: str = "{:.2f}") -> str:
+    """A median with its range."""
+    return f"{form.format(value['median'])} ({form.format(value['min'])}-{form.format(value['max'])})"
+
+
+def time_row(row: Mapping[str, Any]) -> str:
+    """One line of a table of times."""
+    ratio = span(row["speedup"]) if "speedup" in row else ""
+    extra = []
+    if row.get("mfu") is not None:
+        extra.append(f"MFU {row['mfu']:.1%}")
+    if row.get("floor_seconds"):
+        extra.append(f"floor {row['floor_seconds']:.3f} s")
+    if row.get("skipped"):
+        extra.append(f"{row['skipped']:.0%} of the sequences left out")
+    cells = [row["what"], row["side"], span(row["seconds"], "{:.3f}"), f"{row['tokens_per_second']:,.0f}", ratio, ", ".join(extra)]
+    return f"| {' | '.join(cells)} |"
+
+
+def memory_row(row: Mapping[str, Any]) -> str:
+    """One line of a table of peaks."""
+    ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+    return f"| {row['what']} | {row['side']} | {row['mib']:,.0f} | {ratio} |"
+
+
+def section(found: Mapping[str, Any]) -> list[str]:
+    """The tables of one JSON file."""
+    about = found["workload"]
+    sizes = f"{about['padded_tokens']:,} padded tokens, {about['unique_tokens']:,} unique; prompts of {about['prompt_tokens']}, "
+    sizes += f"completions of {about['completion_tokens']} tokens."
+    lines = [sizes, "", "```console", f"$ {found['command']}", "```", ""]
+    if "mib" in found["rows"][0]:
+        lines += ["| | side | MiB | ratio |", "|---|---|---|---|", *(memory_row(r) for r in found["rows"])]
+    else:
+        lines += ["| | side | seconds | tokens/s | ratio | |", "|---|---|---|---|---|---|", *(time_row(r) for r in found["rows"])]
+    here, versions = found["machine"], found["versions"]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "visurf")
+    notes = [
+        *found["notes"],
+        f"{here['device']}, {here['threads']} threads of {here['processors']} processors, load {here['load']}; {named}",
+    ]
+    return [*lines, "", *(f"- {note}" for note in notes), ""]
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [INTRODUCTION]
+    for path in sorted(RESULTS.glob("*.json")):
+        found = json.loads(path.read_text())
+        if "rows" in found:
+            what = path.stem.partition("-")[0]
+            lines += [f"## {what}: {found['model']}", "", *section(found)]
+    for path in sorted(PICTURES.glob("*.png")):
+        found = json.loads(path.with_suffix(".json").read_text())
+        text = "Training and sampling of one group: padded rows pay the prompt once per rollout, packed rows once."
+        lines += [
+            f"## Growth: {found['model']}",
+            "",
+            text,
+            "",
+            f"![seconds over group size and prompt length](speed/{path.name})",
+            "",
+        ]
+        lines += ["```console", f"$ {found['command']}", "```", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
