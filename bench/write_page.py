@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results" / "speed.md"
 RESULTS = ROOT / "bench" / "results"
 PICTURES = ROOT / "docs" / "results" / "speed"
+MODELS = ("tiny", "mid", "3b", "7b")
+TITLES = {"step": "Whole step and training", "rollout": "Rollouts", "memory": "Peak memory of training"}
 INTRODUCTION = """\
 # Speed and memory
 
@@ -68,11 +70,11 @@ def section(found: Mapping[str, Any]) -> list[str]:
 def page() -> str:
     """The whole page."""
     lines = [INTRODUCTION]
-    for path in sorted(RESULTS.glob("*.json")):
-        found = json.loads(path.read_text())
-        if "rows" in found:
-            what = path.stem.partition("-")[0]
-            lines += [f"## {what}: {found['model']}", "", *section(found)]
+    for model in MODELS:
+        for what in TITLES:
+            for path in sorted(RESULTS.glob(f"{what}-{model}*.json")):
+                found = json.loads(path.read_text())
+                lines += [f"## {TITLES[what]}: {path.stem.removeprefix(f'{what}-')}", "", *section(found)]
     for path in sorted(PICTURES.glob("*.png")):
         found = json.loads(path.with_suffix(".json").read_text())
         text = "Training and sampling of one group: padded rows pay the prompt once per rollout, packed rows once."

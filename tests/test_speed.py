@@ -1,5 +1,6 @@
 """What `visurf bench` measures, on a model that takes milliseconds: the same work on all sides, numbers that mean what they say."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ from visurf import accounting
 from visurf.cli import main
 from visurf.config import ConfigError
 from visurf.speed.benches import Bench, Plan, agreement
-from visurf.speed.contenders import Outcome, Visurf, check_lengths
+from visurf.speed.contenders import Naive, Outcome, Visurf, check_lengths
 from visurf.speed.measure import Series, alternate, peak_memory, ratios
 from visurf.speed.naive import Replay, naive_generate
 from visurf.speed.scaling import draw, measure_scaling
@@ -70,6 +71,23 @@ def test_both_sides_do_the_same_step(bench):
     assert all(a != 0 for g in groups for a in g.advantages), "nothing may be skipped in the headline"
     prompts = bench.visurf.prompts(100)
     torch.testing.assert_close(bench.visurf.train(prompts, groups), bench.naive.train(prompts, groups), atol=1e-5, rtol=1e-5)
+
+
+def test_both_sides_do_the_same_step_with_adapters():
+    """As with the 7b model: only adapters are trained, embeddings are not tied, and rows are cut to a small budget."""
+    shape = dataclasses.replace(SHAPES["smoke"], lora_rank=4, tied=False)
+    visurf = Visurf(shape, workload_for("smoke"), CPU, tokens=64)
+    naive = Naive(visurf)
+    for number in range(2):
+        mine, theirs = visurf.step(number), naive.step(number)
+        assert theirs.loss == pytest.approx(mine.loss, abs=1e-6)
+        assert theirs.grad_norm == pytest.approx(mine.grad_norm, rel=1e-4)
+    trained = {n for n, p in naive.policy.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in n for n in trained)
+    counted = accounting.count_parameters(visurf.policy.base(), "model.visual")
+    plain = accounting.count_parameters(build_model(shape, CPU).network, "model.visual")
+    assert counted == plain, "adapters count nothing"
 
 
 def test_other_losses_are_an_error():

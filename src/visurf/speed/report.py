@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,11 +142,26 @@ def _processor() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
+def _commit() -> str:
+    """The commit of the checkout this runs in, marked where the working tree differs; empty outside of one."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    try:
+        # An environment may lie in some other project's checkout.
+        own = subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, check=False).returncode == 0
+        describe = [*git, "describe", "--always", "--dirty", "--exclude", "*"]
+        return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() if own else ""
+    except FileNotFoundError:
+        return ""
+
+
 def versions() -> dict[str, str]:
-    """The versions of what the numbers depend on, and Python's."""
+    """The versions of what the numbers depend on, Python's, and the commit where there is one."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}
+    if commit := _commit():
+        found["commit"] = commit
     for name in PACKAGES:
         try:
             found[name] = version(name)
