@@ -104,19 +104,23 @@ def load_model(
     config = AutoConfig.from_pretrained(folder)
     chosen = look_up(family, FAMILIES, "model family") if family else family_of(config.model_type)
     check_sharing(chosen, config)
-    name = attention.register(kernel)
-    if chosen.unshared:
-        name = "sdpa"
-    implementation: Any = {"": name, "text_config": name, "vision_config": "sdpa"}
-    network: Any = AutoModelForImageTextToText.from_pretrained(weights or folder, dtype=dtype, attn_implementation=implementation)
-    if chosen.vision_attention:
-        # Set afterwards: on the way in, transformers would look a name with "flash" in it up among installed kernels.
-        network.get_submodule(chosen.vision_module).config._attn_implementation = chosen.vision_attention
+    network: Any = AutoModelForImageTextToText.from_pretrained(weights or folder, dtype=dtype, attn_implementation="sdpa")
+    use_shared_attention(network, chosen, kernel)
     network.to(device)
     network.eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = chosen.load_image_processor(folder, min_pixels, max_pixels)
     return VisionLanguageModel(network, tokenizer, processor, chosen, str(source))
+
+
+def use_shared_attention(network: Any, family: Family, kernel: str = "auto") -> None:
+    """Make a network attend as its family asks; `kernel` as in `load_model`."""
+    name = attention.register(kernel)
+    if not family.unshared:
+        network.set_attn_implementation({"": name, "text_config": name, "vision_config": "sdpa"})
+    if family.vision_attention:
+        # Set by hand: transformers would look a name with "flash" in it up among installed kernels.
+        network.get_submodule(family.vision_module).config._attn_implementation = family.vision_attention
 
 
 def save_model(model: VisionLanguageModel, network: Any, folder: Path) -> None:

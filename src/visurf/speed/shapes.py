@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from visurf import attention
 from visurf.config import ConfigError
 from visurf.models.family import VisionLanguageModel
-from visurf.models.loading import family_of
+from visurf.models.loading import family_of, use_shared_attention
 
 # The end stands first in the vocabulary, so that the lowest random number draws it: see `visurf.speed.workloads.Ends`.
 END = "<|im_end|>"
@@ -144,18 +143,18 @@ def build_model(shape: Shape, device: torch.device, seed: int = 0) -> VisionLang
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     tokenizer = build_tokenizer(shape.text["vocab_size"])
-    name = attention.register()
     dtype = torch.bfloat16 if shape.large else torch.float32
     torch.manual_seed(seed)
     with torch.device(device):
         network: Any = AutoModelForImageTextToText.from_config(build_config(shape, tokenizer), dtype=dtype)
-    network.set_attn_implementation({"": name, "text_config": name, "vision_config": "sdpa"})
+    family = family_of("qwen2_5_vl")
+    use_shared_attention(network, family)
     network.generation_config.eos_token_id = tokenizer.eos_token_id
     network.generation_config.pad_token_id = tokenizer.pad_token_id
     network.eval()
     # One merged patch is 28 x 28 pixels; the limits leave every picture of the workloads at its size.
     processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": 8192 * 28 * 28})
-    return VisionLanguageModel(network, tokenizer, processor, family_of("qwen2_5_vl"), f"random {shape.name}")
+    return VisionLanguageModel(network, tokenizer, processor, family, f"random {shape.name}")
 
 
 def plain_copy(network: Any) -> Any:
