@@ -56,18 +56,16 @@ def configuration(shape: Shape, workload: Workload, tokens: int) -> Config:
 class _ReplayedLoop(Loop):
     """The training loop whose rollouts end where the workload says; everything else of it is untouched."""
 
-    lengths: dict[str, Sequence[int]]
-
-    def sample(self, prompts: Sequence[Prompt], number: int) -> list[list[Completion]]:
-        """See `Loop.sample`."""
+    def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
+        """See `Loop.draw`."""
 
         def ends(seed: int, step: int, name: str, member: int) -> Ends:
             return _ends(prompt_of[name], member)
 
         prompt_of = {p.sample.id: p for p in prompts}
         with patch.object(loop_module, "stream", ends):
-            found = super().sample(prompts, number)
-        check_lengths(prompts, [[c.token_ids for c in group] for group in found])
+            found = super().draw(prompts, number, first, members)
+        check_lengths(prompts, [[r.token_ids for r in group] for group in found])
         return found
 
 

@@ -85,7 +85,7 @@ def draw(source: Path, picture: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     found = json.loads(source.read_text())
     figure, axes = pyplot.subplots(2, 2, figsize=(8, 5.6), sharex="col", layout="constrained")
@@ -99,6 +99,7 @@ def draw(source: Path, picture: Path) -> None:
             axis.set_yscale("log")
             axis.set_xticks([r["at"] for r in rows], [str(r["at"]) for r in rows], minor=False)
             axis.minorticks_off()
+            axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
             axis.grid(alpha=0.3)
         axes[1, column].set_xlabel(label)
     axes[0, 0].set_ylabel("training, seconds")
