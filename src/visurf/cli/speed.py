@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         parser.add_argument(
             "--model", default="tiny", help="tiny, mid, and on a CUDA device 3b, 7b; smoke takes seconds (default tiny)"
         )
-        if name in ("step", "memory"):
+        if name != "scaling":
             parser.add_argument("--against", default="naive", help="naive, trl, or naive,trl (default naive)")
         parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
         parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")

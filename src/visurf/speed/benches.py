@@ -282,4 +282,7 @@ def measure_step(plan: Plan) -> Report:
 
 def measure_rollout(plan: Plan) -> Report:
     """`Bench.rollout` of a fresh bench; the rival is always transformers' generate."""
-    return Bench(dataclasses.replace(plan, against=("naive",))).rollout()
+    report = Bench(dataclasses.replace(plan, against=("naive",))).rollout()
+    if "trl" in plan.against:
+        report.notes.append("trl samples by transformers' generate on repeated prompts: it is the row generate")
+    return report
