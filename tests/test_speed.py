@@ -106,12 +106,14 @@ def test_trl_does_the_same_step():
     from visurf.speed.trl_rival import Trl
 
     visurf = Visurf(SHAPES["smoke"], workload_for("smoke"), CPU, 16384)
+    # TRL leaves all tokens in the distribution; then the gradients are the same too.
+    visurf.policy.banned = torch.tensor([], dtype=torch.long)
     rival = Trl(visurf)
     for number in range(2):
         mine = visurf.step(number)
         theirs = rival.step(number)
         assert theirs.loss == pytest.approx(mine.loss, abs=1e-6)
-        assert theirs.grad_norm == pytest.approx(mine.grad_norm, rel=1e-2)
+        assert theirs.grad_norm == pytest.approx(mine.grad_norm, rel=1e-5)
     prompts = visurf.prompts(5)
     rival.prepared(prompts, visurf.replayed(prompts))()
     assert any(float(p.grad.abs().max()) > 0 for p in rival.network.parameters() if p.grad is not None)

@@ -101,7 +101,8 @@ class Replay(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         """All probability to the token of this step."""
-        chosen = self.tokens[:, self.step].to(scores.device).unsqueeze(1)
+        self.tokens = self.tokens.to(scores.device)
+        chosen = self.tokens[:, self.step].unsqueeze(1)
         self.step += 1
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)
 
