@@ -241,7 +241,7 @@ def _main(path):
     return 0
 
 
-def run_worlds(folder, worlds, timeout=300):
+def run_worlds(folder, worlds, timeout=560):
     """Run jobs in worlds of processes.
 
     Args:
