@@ -43,8 +43,10 @@ class Shards:
         self.prompt = model.encode_prompt(Sample("idle", (blank,), "", Objects()), "")
         self.device = parallel.device()
         self.tower = policy.base().get_submodule(model.family.vision_module)
-        # A frozen tower stays whole: it is small beside the language model, and may then be left out of a row.
+        # A frozen tower stays whole: it is small beside the language model, and then takes part in no collective.
         self.whole_tower = not any(p.requires_grad for p in self.tower.parameters())
+        # Adapters stand on the language model alone, which every row uses.
+        self.adapted = hasattr(policy.network, "peft_config")
         self.place(policy)
         self.trained = [p for p in policy.parameters() if p.requires_grad]
         self.missing = 0
@@ -84,8 +86,13 @@ class Shards:
 
     def complete(self, bundles: Sequence[Bundle]) -> Sequence[Bundle]:
         """See `visurf.placement.Placement.complete`."""
-        if self.whole_tower or any(b.prompt.tensors for b in bundles):
+        if self.adapted or any(b.prompt.tensors for b in bundles):
             return bundles
+        if unshared := self.model.family.unshared:
+            raise RuntimeError(
+                f"with parallel=fsdp2 every prompt of family {self.model.family.name!r} needs an image, because it cannot share "
+                f"rows ({unshared}); use parallel=ddp, or adapters (model.lora.rank)"
+            )
         return [*bundles, Bundle(self.prompt, ())]
 
     def backward(self, loss: Tensor) -> None:
