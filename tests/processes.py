@@ -20,7 +20,7 @@ import torch
 
 import visurf
 from replay import make_loop
-from tiny import load_random, make_tokens, picture
+from tiny import MIN_PIXELS, load_random, make_tokens, picture
 from visurf import parallel
 from visurf.cli import main
 from visurf.config import AdvantageConfig, Config, ModelConfig, ObjectiveConfig, OptimizerConfig, load_config, merge
@@ -73,9 +73,11 @@ def reward(completion, sample):
     return 0.0 if int(sample.id) > 8 else float(len(completion.token_ids) % 4)
 
 
-def replay(checkpoint, mode, paradigm, settings="plain", inner_steps=1, objective=None, clip=1e12, autocast="off"):
+def replay(
+    checkpoint, mode, paradigm, settings="plain", inner_steps=1, objective=None, clip=1e12, autocast="off", min_pixels=MIN_PIXELS
+):
     """Gradients of every step and the final parameters of plain SGD on replayed rollouts."""
-    model = load_random(Path(checkpoint))
+    model = load_model(checkpoint, min_pixels=min_pixels)
     config = Config(
         model=dataclasses.replace(ModelConfig(), autocast=autocast),
         parallel=mode,

@@ -18,6 +18,8 @@ from processes import STEPS, run_worlds
 from visurf import parallel, replicas
 from visurf.cli import main
 from visurf.mini.demo import RECIPE
+from visurf.models import FAMILIES
+from visurf.models.random_checkpoint import write_checkpoint
 
 # name -> how the steps are replayed. Together: every paradigm, unequal lengths, prompts without images, a reference, adapters.
 REPLAYS = {
@@ -29,6 +31,8 @@ REPLAYS = {
 }
 FAILING = """
 import os
+import signal
+
 calls = 0
 
 def mine(completion, sample):
@@ -36,6 +40,13 @@ def mine(completion, sample):
     calls += 1
     if os.environ["RANK"] == "1" and calls > 10:
         raise KeyError("gold")
+    return 0.0
+
+def stop(completion, sample):
+    global calls
+    calls += 1
+    if os.environ["RANK"] == "1" and calls == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
     return 0.0
 """
 SMALL = {
@@ -72,11 +83,10 @@ def found(checkpoints, folder):
     def resumed(name, source, **settings):
         return run(name, resume=str(folder / source), **settings)
 
-    failing = {
-        "reward": {"frame": [256, 256], "functions": {"mine": f"{folder / 'failing.py'}:mine"}},
-        "out": str(folder / "failing"),
-    }
-    (folder / "failing.yaml").write_text(yaml.safe_dump(yaml.safe_load(RECIPE.read_text()) | SMALL | failing))
+    for name, function in (("failing", "mine"), ("interrupted", "stop")):
+        reward = {"frame": [256, 256], "functions": {"mine": f"{folder / 'failing.py'}:{function}"}}
+        values = yaml.safe_load(RECIPE.read_text()) | SMALL | {"reward": reward, "out": str(folder / name)}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
     adapters = {"paradigm": "sft_then_rlvr", "steps": 2, "model": {"lora": {"rank": 2}}, "evaluation": {"every": 0}}
     half = {"paradigm": "visurf", "autocast": "on", "inner_steps": 2}
     two = {
@@ -88,6 +98,7 @@ def found(checkpoints, folder):
         "adapters": run("adapters-2", parallel="fsdp2", **adapters),
         "half": ("replay", {"checkpoint": checkpoint, "mode": "fsdp2", **half}),
         "failing": ("command", {"arguments": ["train", str(folder / "failing.yaml"), "--json"]}),
+        "interrupted": ("command", {"arguments": ["train", str(folder / "interrupted.yaml"), "--json"]}),
     }
     three = {
         **replays(("ddp", "fsdp2"), tuple(REPLAYS)[:4]),
@@ -239,6 +250,33 @@ def test_a_process_that_fails_ends_all_and_the_last_step_is_kept(found, folder):
     steps = len((folder / "failing" / "metrics.jsonl").read_text().splitlines())
     assert steps == len(shown.splitlines()) > 0
     assert (folder / "failing" / "checkpoints" / f"step-{steps:06d}" / "progress.json").is_file()
+
+
+def test_a_signal_to_one_process_ends_all_after_the_step_in_hand(found, folder):
+    (first, _, said), (second, _, nothing) = found[2, "interrupted"]
+    assert (first, second) == (130, 130)
+    assert said == "\nvisurf: interrupted; the same command goes on where it stood\n"
+    assert nothing == ""
+    steps = len((folder / "interrupted" / "metrics.jsonl").read_text().splitlines())
+    assert 0 < steps < SMALL["steps"]
+    assert (folder / "interrupted" / "checkpoints" / f"step-{steps:06d}" / "progress.json").is_file()
+
+
+@pytest.mark.slow
+def test_gradients_of_every_family_are_those_of_one_process(tmp_path):
+    """Vision towers and projectors differ in what they are made of, and in what a row without an image leaves out."""
+    worlds: dict[int, dict] = {1: {}, 2: {}}
+    for family in FAMILIES:
+        write_checkpoint(family, tmp_path / family)
+        for processes, mode in ((1, "ddp"), (2, "ddp"), (2, "fsdp2")):
+            settings = {"checkpoint": str(tmp_path / family), "mode": mode, "paradigm": "visurf", "min_pixels": None}
+            worlds[processes][f"{family} {mode}"] = ("replay", settings)
+    found = run_worlds(tmp_path, list(worlds.items()))
+    for name in worlds[2]:
+        pairs = zip(found[2, name]["gradients"], found[1, f"{name.split()[0]} ddp"]["gradients"], strict=True)
+        compared = [worst(mine, expected)[0] for mine, expected in pairs if any(bool(v.any()) for v in expected.values())]
+        assert len(compared) == 2
+        assert max(compared) < 1e-5, name
 
 
 def test_a_process_that_did_not_fail_says_nothing_unless_it_is_the_first(monkeypatch, capsys, tmp_path):
