@@ -57,7 +57,7 @@ def make_sample(number):
 class Replayed(Loop):
     """The loop on given completions, which do not depend on the weights."""
 
-    def sample(self, prompts, number):
+    def sample(self, prompts, labels, number, moment):
         if not self.paradigm.rollouts:
             return [[] for _ in prompts]
         groups = []
@@ -118,7 +118,7 @@ def replay(
         trained = [p for p in policy.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=0.05)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.5, len(STEPS))
-        loop = Replayed(config, PARADIGMS[stage], model, policy, scorer, reference, placement)
+        loop = Replayed(config, PARADIGMS[stage], model, policy, scorer, reference, placement=placement)
         for number, ids in enumerate(STEPS):
             metrics = loop.step(parallel.share([make_sample(i) for i in ids]), number, optimizer, schedule)
             assert all(p.grad is not None for p in trained)

@@ -88,6 +88,7 @@ def found(checkpoints, folder):
         values = yaml.safe_load(RECIPE.read_text()) | SMALL | {"reward": reward, "out": str(folder / name)}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
     adapters = {"paradigm": "sft_then_rlvr", "steps": 2, "model": {"lora": {"rank": 2}}, "evaluation": {"every": 0}}
+    hinted = {"paradigm": "trapo", "steps": 2, "prompts_per_step": 3, "evaluation": {"every": 0}}
     half = {"paradigm": "visurf", "autocast": "on", "inner_steps": 2}
     two = {
         "helpers": ("helpers", {}),
@@ -96,6 +97,7 @@ def found(checkpoints, folder):
         "ddp": run("ddp-2", steps=2),
         "fsdp2": run("fsdp2-2", steps=2, parallel="fsdp2"),
         "adapters": run("adapters-2", parallel="fsdp2", **adapters),
+        "hinted": run("hinted-2", parallel="fsdp2", **hinted),
         "half": ("replay", {"checkpoint": checkpoint, "mode": "fsdp2", **half}),
         "failing": ("command", {"arguments": ["train", str(folder / "failing.yaml"), "--json"]}),
         "interrupted": ("command", {"arguments": ["train", str(folder / "interrupted.yaml"), "--json"]}),
@@ -106,7 +108,12 @@ def found(checkpoints, folder):
         "fsdp2": resumed("fsdp2-2-3", "fsdp2-2", parallel="fsdp2", rollout={"whole_model": False}),
     }
     again = {"ddp": resumed("ddp-2-1", "ddp-2"), "fsdp2": resumed("fsdp2-2-1", "fsdp2-2")}
-    first = {**replays(("ddp",)), "run": run("whole"), "adapters": run("adapters-1", **adapters)}
+    first = {
+        **replays(("ddp",)),
+        "run": run("whole"),
+        "adapters": run("adapters-1", **adapters),
+        "hinted": run("hinted-1", **hinted),
+    }
     first["half"] = ("replay", {"checkpoint": checkpoint, "mode": "ddp", **half})
     return run_worlds(folder, [(1, first), (2, two), (3, three), (1, again)])
 
@@ -216,6 +223,11 @@ def test_a_run_goes_on_with_another_number_of_processes(found, folder, name):
     moved = [{n: run[n] - start[n].float() for n in run} for run in (ends, whole)]
     assert worst(*moved)[0] < 0.02
     assert {p.name for p in (folder / name / "model").iterdir()} == {p.name for p in (folder / "whole" / "model").iterdir()}
+
+
+def test_rounds_of_sampling_are_the_same_where_a_process_has_nothing_to_sample(found, folder):
+    assert found[2, "hinted"] == [None, None]
+    assert texts(folder / "hinted-2") == texts(folder / "hinted-1")
 
 
 def test_stages_and_adapters_of_a_shared_out_model_are_exported_as_those_of_one_process(found, folder):
