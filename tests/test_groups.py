@@ -8,9 +8,9 @@ from PIL import Image
 from visurf.advantages import group_advantages
 from visurf.control import Controls
 from visurf.geometry import Frame
-from visurf.groups import form_group, group_metrics, with_advantages
+from visurf.groups import Tally, form_group, tally, with_advantages
 from visurf.paradigms import RLVR, SFT, VISURF
-from visurf.scoring import RewardError, Scorer, label_completion, mean_parts
+from visurf.scoring import RewardError, Scorer, label_completion
 from visurf.tasks import TASKS, Part, RewardSettings
 from visurf.types import Completion, Group, ImageRef, Objects, Sample, Score
 
@@ -195,15 +195,27 @@ def test_the_batch_deviation_is_over_all_rewards():
     assert with_advantages(groups, RLVR, scale="none")[2].advantages == (-2.0, 2.0)
 
 
-def test_group_metrics_by_hand():
+def test_metrics_of_groups_by_hand():
     groups = [form(PRESENT, [WRONG, WRONG]), form(PRESENT, [RIGHT, BROKEN]), form(ABSENT, [WRONG, NOTHING])]
-    found = group_metrics(groups)
+    found = tally(groups).metrics()
     assert found["group/zero_variance"] == 0
     assert found["group/rescued"] == pytest.approx(1 / 3)
     assert found["label/smoothed"] == pytest.approx(2 / 3)
     assert found["label/advantage"] == pytest.approx(of_label(groups[0]) / 3)
     assert found["parse/failed"] == found["parse/not_json"] == pytest.approx(1 / 6)
-    assert "label/advantage" not in group_metrics([form(PRESENT, [RIGHT], paradigm=RLVR)])
+    assert "label/advantage" not in tally([form(PRESENT, [RIGHT], paradigm=RLVR)]).metrics()
+
+
+def test_tallies_of_several_processes_give_the_metrics_of_all_groups():
+    """Also of what one of them never saw, and where one has no group at all."""
+    groups = [form(PRESENT, [WRONG, WRONG]), form(PRESENT, [RIGHT, BROKEN]), form(ABSENT, [WRONG, NOTHING])]
+    whole = Tally()
+    for part in (groups[:1], [], groups[1:]):
+        whole.merge(tally(part))
+    found, expected = whole.metrics(), tally(groups).metrics()
+    assert "parse/not_json" in expected
+    assert "parse/not_json" not in tally(groups[:1]).metrics()
+    assert found == pytest.approx(expected)
 
 
 def test_a_failing_reward_stops_and_names_sample_and_text():
@@ -227,7 +239,15 @@ def test_a_part_that_abstains_is_counted_and_not_zero():
     assert score.parts == {"none": None, "bad": None, "one": 1.0}
     assert score.total == 1.0
     assert rate.failed == {"bad": 1}
-    assert mean_parts([score, Score({"none": 3.0, "one": 0.0}, 3.0)]) == {"none": 3.0, "one": 0.5, "total": 2.0}
+    said = Completion("hello", (), None, None)
+    other = Score({"none": 3.0, "one": 0.0}, 3.0)
+    found = tally([Group(PRESENT, (said, said), (score, other), (1.0, 3.0), (-1.0, 1.0))]).metrics()
+    assert {n: v for n, v in found.items() if n.startswith("reward/")} == {
+        "reward/none": 3.0,
+        "reward/one": 0.5,
+        "reward/total": 2.0,
+    }
+    assert found["abstained/none"] == found["abstained/bad"] == 0.5
 
 
 def test_weights_of_unknown_parts_are_refused():

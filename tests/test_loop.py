@@ -85,7 +85,7 @@ def test_any_split_into_microbatches_gives_the_same_gradient(tiny, average, rati
         objective = ObjectiveConfig(average=average, ratio=ratio)
         loop = make_loop(tiny, VISURF, objective=objective, tokens_per_microbatch=budget)
         prompts, groups = replayed(tiny, label=True)
-        rows = list(loop.rows(loop.batch(prompts, groups)))
+        rows = loop.planned(loop.batch(prompts, groups))
         results.append((len(rows), *update_gradient(loop, prompts, groups)))
     assert [r[0] for r in results] == sorted({r[0] for r in results}, reverse=True), "the splits must differ"
     assert results[-1][0] == 1
@@ -103,7 +103,7 @@ def test_processes_add_up_to_the_gradient_of_one(tiny, average, monkeypatch):
     loss, _, whole = update_gradient(loop, prompts, groups)
     tokens = float(sum(len(c.token_ids) for g in groups for c in g.completions))
     everything = [tokens, 10.0, 0.0, 0.0, tokens, 10.0]
-    monkeypatch.setattr("visurf.loop.parallel.total", lambda values, where: everything)
+    monkeypatch.setattr("visurf.weighing.parallel.total", lambda values: everything)
     shares = [update_gradient(loop, prompts[i:j], groups[i:j]) for i, j in ((0, 1), (1, 3))]
     assert sum(s[0] for s in shares) == pytest.approx(loss, rel=1e-5)
     difference, name = worst({n: shares[0][2][n] + shares[1][2][n] for n in whole}, whole)

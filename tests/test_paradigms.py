@@ -254,7 +254,7 @@ def split_gradient(model, name, budget, average="token", part=slice(None)):
     loop = make_loop(model, PARADIGMS[name], tokens_per_microbatch=budget, objective=ObjectiveConfig(average=average))
     prompts, groups = make_step(model, PARADIGMS[name])
     batch = loop.batch(prompts[part], groups[part])
-    rows = len(list(loop.rows(batch)))
+    rows = len(loop.planned(batch))
     loss, _ = loop.update(batch, *optimise(loop), Diagnostics(model.device))
     return rows, loss, gradients(model.network)
 
@@ -274,9 +274,9 @@ def test_processes_add_up_to_the_gradient_of_one(tiny, name, monkeypatch):
     """Each has one of the two groups; the sums over processes are those of the whole step."""
     seen = []
     with monkeypatch.context() as watched:
-        watched.setattr("visurf.weighing.parallel.total", lambda values, where: seen.append(list(values)) or list(values))
+        watched.setattr("visurf.weighing.parallel.total", lambda values: seen.append(list(values)) or list(values))
         _, _, whole = split_gradient(tiny, name, 100_000)
-    monkeypatch.setattr("visurf.weighing.parallel.total", lambda values, where: seen[0])
+    monkeypatch.setattr("visurf.weighing.parallel.total", lambda values: seen[0])
     shares = [split_gradient(tiny, name, 100_000, part=slice(i, i + 1))[2] for i in (0, 1)]
     difference, where = worst({n: shares[0][n] + shares[1][n] for n in whole}, whole)
     assert difference < 1e-5, where

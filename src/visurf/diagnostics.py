@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from visurf import parallel
-from visurf.groups import group_metrics
-from visurf.scoring import mean_parts
+from visurf.groups import Tally, tally
 from visurf.types import Group
 
 
@@ -21,7 +20,7 @@ class Diagnostics:
     """Collects the numbers of one step.
 
     Attributes:
-        device: Where sums over processes are taken.
+        device: Whose work is timed.
         sums: Name -> (sum, count) of token-wise quantities.
         seconds: Name -> wall seconds of each part of the step.
         unique: Tokens that went through the network in training.
@@ -49,7 +48,7 @@ class Diagnostics:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def report(self, groups: Sequence[Group], prompt_tokens: Sequence[int], loss: float, carried: int) -> dict[str, float]:
-        """Everything a step reports, over all processes.
+        """Everything a step reports, over all processes; times are this process's.
 
         Args:
             groups: This process's groups, with advantages.
@@ -57,24 +56,22 @@ class Diagnostics:
             loss: This process's share of the loss; shares add up.
             carried: Sequences that went into packed rows.
         """
-        rollouts = [(c, s) for g in groups for c, s in zip(g.completions, g.scores, strict=True) if c.source == "policy"]
-        local = group_metrics(groups)
-        local |= {f"reward/{name}": value for name, value in mean_parts([s for _, s in rollouts]).items()}
-        logprobs = [v for c, _ in rollouts for v in c.logprobs or ()]
-        if logprobs:
-            # The mean of -log p over sampled tokens estimates the entropy, over all rollouts and at no cost.
-            local["policy/entropy"] = -sum(logprobs) / len(logprobs)
+        local = tally(groups)
+        logprobs = [v for g in groups for c in g.completions if c.source == "policy" for v in c.logprobs or ()]
+        # The mean of -log p over sampled tokens estimates the entropy, over all rollouts and at no cost.
+        local.add("policy/entropy", -sum(logprobs), len(logprobs))
+        for name, (total, count) in self.sums.items():
+            local.add(name, total, count)
         members = sum(len(g.completions) for g in groups)
         naive = sum(n + len(c.token_ids) for n, g in zip(prompt_tokens, groups, strict=True) for c in g.completions)
-        found = parallel.mean_metrics(local, len(groups), self.device)
+        whole = Tally()
+        for part in parallel.gather([local]):
+            whole.merge(part)
+        found = whole.metrics()
         shared = (loss, self.unique, naive, members - carried, members, len(logprobs))
-        loss, unique, naive_tokens, skipped, everyone, sampled = parallel.total(shared, self.device)
+        loss, unique, naive_tokens, skipped, everyone, sampled = parallel.total(shared)
         found |= {"loss": loss, "train/skipped": skipped / max(everyone, 1)}
         found |= {"train/tokens": unique, "train/tokens_naive": naive_tokens}
-        for name in parallel.all_names(self.sums):
-            total, count = parallel.total(self.sums.get(name, (0.0, 0.0)), self.device)
-            if count:
-                found[name] = total / count
         step = time.perf_counter() - self.began
         found |= {f"time/{name}": seconds for name, seconds in self.seconds.items()}
         found |= {"time/step": step, "time/other": step - sum(self.seconds.values())}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from visurf.advantages import Baseline, Scale, group_advantages, is_flat, spread
 from visurf.control import Controls, smooth
@@ -108,37 +109,75 @@ def _blended(group: Group, advantages: tuple[float, ...], paradigm: Paradigm, mo
     return dataclasses.replace(group, advantages=found.advantages, supervision=found.supervision)
 
 
-def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """What the groups of a step look like: shares of flat, rescued and smoothed groups, label coefficients, parse errors.
+@dataclass
+class Tally:
+    """What the groups of a step add up to; tallies of several processes add up to that of all.
 
-    `group/rescued` is the share of groups whose rollouts all earned the same and only the label brought a signal,
-    `rollout/hint` the mean number of tokens that a rollout was given, `label/supervision` the mean coefficient of supervision.
+    Attributes:
+        sums: Name -> (sum, count), reported as means.
+        events: Name -> number of rollouts; reported as shares of all rollouts.
+        rollouts: Number of rollouts.
     """
-    rollouts = [c for g in groups for c in g.completions if c.source == "policy"]
+
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)
+    rollouts: int = 0
+
+    def add(self, name: str, total: float, count: float) -> None:
+        """Add to a sum."""
+        before = self.sums.get(name, (0.0, 0.0))
+        self.sums[name] = (before[0] + total, before[1] + count)
+
+    def happened(self, name: str, times: int = 1) -> None:
+        """Count an event of rollouts."""
+        self.events[name] = self.events.get(name, 0) + times
+
+    def merge(self, other: Tally) -> None:
+        """Add another tally to this one."""
+        for name, (total, count) in other.sums.items():
+            self.add(name, total, count)
+        for name, times in other.events.items():
+            self.happened(name, times)
+        self.rollouts += other.rollouts
+
+    def metrics(self) -> dict[str, float]:
+        """Means and shares; what nothing was counted for is left out."""
+        means = {name: total / count for name, (total, count) in self.sums.items() if count}
+        return means | ({name: times / self.rollouts for name, times in self.events.items()} if self.rollouts else {})
+
+
+def tally(groups: Sequence[Group]) -> Tally:
+    """What the groups of a step look like: flat, rescued and smoothed groups, label advantage, parse errors, reward parts.
+
+    `group/rescued` is the share of groups whose rollouts all earned the same and only the label brought a signal. A part of the
+    reward counts where it did not abstain.
+    """
+    rollouts = [(c, s) for g in groups for c, s in zip(g.completions, g.scores, strict=True) if c.source == "policy"]
     labels = [(g, i) for g in groups if (i := g.label_index) is not None]
     supervised = any(g.supervision for g in groups)
-    found: dict[str, float] = {"group/zero_variance": sum(g.zero_variance for g in groups) / len(groups)}
+    found = Tally(rollouts=len(rollouts))
+    found.add("group/zero_variance", sum(g.zero_variance for g in groups), len(groups))
     if rollouts:
-        found["rollout/tokens"] = sum(len(c.token_ids) for c in rollouts) / len(rollouts)
-        found["rollout/truncated"] = sum(c.truncated for c in rollouts) / len(rollouts)
+        found.add("rollout/tokens", sum(len(c.token_ids) for c, _ in rollouts), len(rollouts))
+        found.happened("rollout/truncated", sum(c.truncated for c, _ in rollouts))
+        found.happened("parse/failed", sum(c.error is not None for c, _ in rollouts))
         if supervised and not labels:
-            found["rollout/hint"] = sum(c.hint for c in rollouts) / len(rollouts)
-        scores = [s for g in groups for c, s in zip(g.completions, g.scores, strict=True) if c.source == "policy"]
-        for name in scores[0].parts:
-            abstained = sum(s.parts[name] is None for s in scores)
-            if abstained:
-                found[f"abstained/{name}"] = abstained / len(scores)
-        found["parse/failed"] = sum(c.error is not None for c in rollouts) / len(rollouts)
-        for completion in rollouts:
-            if completion.error is not None:
-                key = f"parse/{completion.error.reason}"
-                found[key] = found.get(key, 0.0) + 1 / len(rollouts)
+            found.add("rollout/hint", sum(c.hint for c, _ in rollouts), len(rollouts))
+    for completion, score in rollouts:
+        if completion.error is not None:
+            found.happened(f"parse/{completion.error.reason}")
+        for name, value in score.parts.items():
+            if value is None:
+                found.happened(f"abstained/{name}")
+            else:
+                found.add(f"reward/{name}", value, 1)
+        found.add("reward/total", score.total, 1)
     if labels and rollouts:
-        found["label/advantage"] = sum(g.advantages[i] for g, i in labels) / len(labels)
-        found["label/smoothed"] = sum(g.smoothed for g, _ in labels) / len(labels)
-        found["label/reward"] = sum(g.scores[i].total for g, i in labels) / len(labels)
+        found.add("label/advantage", sum(g.advantages[i] for g, i in labels), len(labels))
+        found.add("label/smoothed", sum(g.smoothed for g, _ in labels), len(labels))
+        found.add("label/reward", sum(g.scores[i].total for g, i in labels), len(labels))
         rescued = [is_flat(g.rewards[:i]) and bool(g.advantages[i] or sum(g.supervision)) for g, i in labels]
-        found["group/rescued"] = sum(rescued) / len(labels)
+        found.add("group/rescued", sum(rescued), len(labels))
     if supervised:
-        found["label/supervision"] = sum(sum(g.supervision) for g in groups) / len(groups)
+        found.add("label/supervision", sum(sum(g.supervision) for g in groups), len(groups))
     return found

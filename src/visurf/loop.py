@@ -6,7 +6,7 @@ Source: ViSurf, arXiv 2510.10606, Algorithm 1. Every paradigm runs through `Loop
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -27,7 +27,9 @@ from visurf.models.family import Prompt, VisionLanguageModel
 from visurf.objective import kl_estimate, supervised_loss, token_terms, weighted_loss
 from visurf.packing import Bundle, PackedRow, Scored, build_row, plan
 from visurf.paradigms import Paradigm
+from visurf.placement import Placement
 from visurf.policy import Policy
+from visurf.replicas import Replicas
 from visurf.rollout.local import Rollout, Sampling, sample, stream
 from visurf.scoring import Scorer, label_completion
 from visurf.types import Completion, Group, Sample
@@ -67,34 +69,40 @@ class Loop:
         scorer: Scorer,
         reference: Policy | None = None,
         first: int = 0,
+        placement: Placement | None = None,
     ) -> None:
         """Take what a stage needs.
 
-        `reference` is the policy at the stage's start, None where that is without adapters; `first` the stage's first step.
+        `reference` is the policy at the stage's start, None where that is without adapters; `first` the stage's first step;
+        `placement` says how both lie on the processes, None for whole on each.
         """
         self.config, self.paradigm, self.model, self.policy, self.scorer = config, paradigm, model, policy, scorer
-        self.reference, self.first = reference, first
+        self.reference, self.first, self.placement = reference, first, placement or Replicas(policy)
         self.objective = config.objective
         self.controls = acting(config.controls, paradigm.controls)
         self.mixing = {**paradigm.mixing, **config.mixing}
         self.groups: Sequence[Group] = ()
-        self.updating = False  # while true, weights and step number do not belong together
+        # While true, weights and step number do not belong together, or a failure of one process is unknown to the others.
+        self.updating = False
 
     def step(self, samples: Sequence[Sample], number: int, optimizer: Optimizer, schedule: LRScheduler) -> dict[str, float]:
         """One iteration of Algorithm 1 on this process's samples; returns the metrics of all processes."""
         seen = Diagnostics(self.model.device)
-        with seen.timed("encode"):
+        with parallel.agreed(), seen.timed("encode"):
             prompts = [self.model.encode_prompt(s, self.scorer.task.prompt(s, self.config.task.prompt)) for s in samples]
+            labels = self.labels(prompts)  # y, aligned
         moment = Moment(number - self.first, self.config.steps, self.mixing)
-        labels = self.labels(prompts)  # y, aligned
-        with seen.timed("rollout"):
-            sampled = self.sample(prompts, labels, number, moment)  # o_1 ... o_G from the old policy
+        with parallel.agreed():
+            with seen.timed("rollout"):
+                sampled = self.sample(prompts, labels, number, moment)  # o_1 ... o_G from the old policy
+            with seen.timed("reward"):
+                rollouts = [[self.scorer.read(o, p.sample, p.frame) for o in g] for g, p in zip(sampled, prompts, strict=True)]
+                groups = [
+                    form_group(p.sample, o, None if self.paradigm.label == "hint" else y, self.scorer, self.controls)
+                    for p, o, y in zip(prompts, rollouts, labels, strict=True)
+                ]  # r; eliminate, smooth
+        self.updating = parallel.several()
         with seen.timed("reward"):
-            rollouts = [[self.scorer.read(o, p.sample, p.frame) for o in g] for g, p in zip(sampled, prompts, strict=True)]
-            groups = [
-                form_group(p.sample, o, None if self.paradigm.label == "hint" else y, self.scorer, self.controls)
-                for p, o, y in zip(prompts, rollouts, labels, strict=True)
-            ]  # r; eliminate, smooth
             self.groups = self.advantages(groups, moment)  # A, Eq. 6 and 7
         with seen.timed("train"):
             batch = self.batch(prompts, self.groups)
@@ -111,11 +119,12 @@ class Loop:
         size, hints = self.config.rollout.group_size, self.paradigm.hints
         if not self.paradigm.rollouts:
             return [[] for _ in prompts]
-        if hints is None:
-            return [[self.complete(rollout) for rollout in group] for group in self.draw(prompts, number, 0, size)]
-        hinting = [label for label in labels if label is not None]
-        streams = [stream(self.config.seed, number, prompt.sample.id, "hint") for prompt in prompts]
-        return in_rounds(self, hints, size, prompts, hinting, streams, number, moment)
+        with self.placement.sampling():
+            if hints is None:
+                return [[self.complete(rollout) for rollout in group] for group in self.draw(prompts, number, 0, size)]
+            hinting = [label for label in labels if label is not None]
+            streams = [stream(self.config.seed, number, prompt.sample.id, "hint") for prompt in prompts]
+            return in_rounds(self, hints, size, prompts, hinting, streams, number, moment)
 
     def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
         """Rollouts `first` to `first + members` of every prompt in step `number`."""
@@ -173,16 +182,19 @@ class Loop:
         found = [torch.zeros(n, device=self.model.device) for n in batch.lengths.tolist()]
         training = policy.training
         policy.eval()  # adapters' dropout would disturb the ratio
-        for row in self.rows(batch, only="supervised" if entropy else "all"):
-            with autocast(self.config, self.model.device):
-                values = policy(row, entropy=entropy)
-            for number, part in zip(row.numbers, values.split(batch.lengths[row.numbers].tolist()), strict=True):
-                found[number] = part
+        planned = self.planned(batch, only="supervised" if entropy else "all")
+        with self.placement.passes(policy, len(planned)):
+            for bundles in planned:
+                row = self.row(bundles)
+                with autocast(self.config, self.model.device):
+                    values = policy(row, entropy=entropy)
+                for number, part in zip(row.numbers, values.split(batch.lengths[row.numbers].tolist()), strict=True):
+                    found[number] = part
         policy.train(training)
         return found
 
-    def rows(self, batch: Batch, only: Literal["trained", "supervised", "all"] = "trained") -> Iterator[PackedRow]:
-        """Packed rows of the sequences that carry a gradient, of those that are supervised, or of all."""
+    def planned(self, batch: Batch, only: Literal["trained", "supervised", "all"] = "trained") -> list[list[Bundle]]:
+        """What goes into each packed row: the sequences that carry a gradient, those that are supervised, or all."""
         bundles, number = [], 0
         for prompt, group in zip(batch.prompts, batch.groups, strict=True):
             chosen = []
@@ -195,9 +207,11 @@ class Loop:
                 number += 1
             if chosen:
                 bundles.append(Bundle(prompt, tuple(chosen)))
-        family = self.model.family
-        for row in plan(bundles, self.config.tokens_per_microbatch, shared=not family.unshared):
-            yield build_row(row, family, self.model.device)
+        return plan(bundles, self.config.tokens_per_microbatch, shared=not self.model.family.unshared)
+
+    def row(self, bundles: Sequence[Bundle]) -> PackedRow:
+        """A packed row on the device."""
+        return build_row(self.placement.complete(bundles), self.model.family, self.model.device)
 
     def advantages(self, groups: Sequence[Group], moment: Moment) -> list[Group]:
         """Groups with the coefficients of their sequences; a deviation of the whole batch is one over all processes."""
@@ -213,10 +227,12 @@ class Loop:
             This process's share of the loss, and how many sequences went into rows.
         """
         device, objective = self.model.device, self.objective
-        weighing = Weighing.of(batch.groups, self.paradigm, self.mixing, objective, self.config.rollout.max_tokens, device)
-        optimizer.zero_grad(set_to_none=True)
+        weighing = Weighing.of(batch.groups, self.paradigm, self.mixing, objective, self.config.rollout.max_tokens)
+        planned = self.planned(batch)
+        self.placement.begin(len(planned))
         total, carried, shaping = 0.0, 0, weighing.shaping
-        for row in self.rows(batch):
+        for bundles in planned:
+            row = self.row(bundles)
             part = weighing.row(row.numbers, device)
             with autocast(self.config, self.model.device):
                 logprobs = self.policy(row)
@@ -232,14 +248,15 @@ class Loop:
             loss = weighted_loss(terms, part.weights, kl, kl_coefficient=objective.kl)
             entropies = None if batch.entropies is None else torch.cat([batch.entropies[n] for n in row.numbers])
             loss = loss + supervised_loss(logprobs, part.taught(logprobs, row.member, entropies))
-            loss.backward()
-            total, carried, seen.unique = total + loss.item(), carried + len(row.numbers), seen.unique + row.length
+            self.placement.backward(loss)
+            total, carried = total + loss.item(), carried + len(row.numbers)
+            seen.unique += sum(b.tokens for b in bundles)
             for source, where in (("policy", ~label), ("label", label)):
                 seen.add(f"{source}/clip_frac", terms.clipped[where])
                 seen.add(f"{source}/approx_kl", terms.kl[where])
             seen.add("label/nll", -logprobs.detach()[label])
-        parallel.sum_gradients(self.policy)
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.optimizer.max_grad_norm)
+        self.placement.finish()
+        norm = self.placement.clip(self.config.optimizer.max_grad_norm)
         seen.add("policy/grad_norm", norm.detach().view(1))
         optimizer.step()
         schedule.step()
@@ -248,6 +265,10 @@ class Loop:
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
     """Mixed precision where the configuration and the device have it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_mixed(config, device))
+
+
+def is_mixed(config: Config, device: torch.device) -> bool:
+    """Whether arithmetic is bfloat16 over parameters of another precision."""
     wanted = config.model.autocast
-    on = wanted == "on" or (wanted == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+    return wanted == "on" or (wanted == "auto" and device.type == "cuda")

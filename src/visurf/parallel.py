@@ -1,28 +1,52 @@
-"""Processes: nothing to set up for one; started by torchrun for several. Gradients are summed, never averaged.
+"""The processes of a run: joining them, dealing samples to them, bringing numbers together, failing together.
 
-The loss carries a scale that is global over processes, so the sum of the gradients is the gradient of the whole step.
+Without torchrun there is one process and everything here does nothing. How the policy lies on the processes is in
+`visurf.replicas` and `visurf.sharding`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import zip_longest
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 T = TypeVar("T")
+_NOTHING = object()
 
 
-def start() -> tuple[int, int]:
-    """Join the processes that torchrun started; returns rank and number of processes (0 and 1 without torchrun)."""
+class OtherProcessError(RuntimeError):
+    """Another process of the run failed; the message names it and holds its own."""
+
+
+def start(timeout: float = 30.0) -> tuple[int, int]:
+    """Join the processes that torchrun started.
+
+    Args:
+        timeout: Minutes that a process waits for the others before it gives up.
+
+    Returns:
+        Rank and number of processes; 0 and 1 without torchrun.
+    """
     if "WORLD_SIZE" not in os.environ or not dist.is_available():
         return 0, 1
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        device()
+        # Small numbers and objects travel between CPUs: they need no kernel and wait for none.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
     return dist.get_rank(), dist.get_world_size()
+
+
+def stop() -> None:
+    """Leave the processes; a later `start` joins anew."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def device() -> torch.device:
@@ -39,62 +63,69 @@ def several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def total(values: Iterable[float], where: torch.device) -> list[float]:
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if several() else 0
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """This process's items: they are dealt in order, as cards are, and may not suffice for all."""
+    return items[dist.get_rank() :: dist.get_world_size()] if several() else items
+
+
+def rejoin(items: list[T]) -> list[T]:
+    """Everybody's items on every process, in the order from which `share` dealt them."""
+    dealt = zip_longest(*_gather(items), fillvalue=_NOTHING)
+    return [item for turn in dealt for item in turn if item is not _NOTHING]  # type: ignore[misc]
+
+
+def gather(items: list[T]) -> list[T]:
+    """Everybody's items on every process, those of the first process first."""
+    return [item for part in _gather(items) for item in part]
+
+
+def _gather(items: list[T]) -> list[list[T]]:
+    if not several():
+        return [items]
+    gathered: list[list[T]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(gathered, items)
+    return gathered
+
+
+def total(values: Iterable[float]) -> list[float]:
     """Sums over all processes, in float64."""
-    numbers = torch.tensor(list(values), dtype=torch.float64, device=where)
+    numbers = torch.tensor(list(values), dtype=torch.float64)
     if several():
         dist.all_reduce(numbers)
     return [float(v) for v in numbers.tolist()]
 
 
-def mean_metrics(metrics: Mapping[str, float], weight: float, where: torch.device) -> dict[str, float]:
-    """Weighted means over processes; a process that lacks a metric does not count in it, unless it is a share of events.
-
-    Shares of parse errors and abstentions are reported only where they are not 0.
-    """
-    if not several():
-        return dict(metrics)
-    gathered: list[tuple[dict[str, float], float]] = [({}, 0.0)] * dist.get_world_size()
-    dist.all_gather_object(gathered, (dict(metrics), weight))
-    names = {name: None for found, _ in gathered for name in found}
-    means = {}
-    for name in names:
-        event = name.startswith(("parse/", "abstained/"))
-        having = [(found.get(name, 0.0), w) for found, w in gathered if (event or name in found) and w > 0]
-        if having:
-            means[name] = sum(v * w for v, w in having) / sum(w for _, w in having)
-    return means
-
-
-def all_names(names: Iterable[str]) -> list[str]:
-    """The sorted union of every process's names, so that all take part in the same sums."""
-    if not several():
-        return sorted(names)
-    gathered: list[list[str]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(gathered, sorted(names))
-    return sorted({name for found in gathered for name in found})
-
-
-def gather(items: list[T]) -> list[T]:
-    """Everybody's items, on every process."""
-    if not several():
-        return items
-    gathered: list[list[T]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(gathered, items)
-    return [item for part in gathered for item in part]
-
-
-def sum_gradients(module: nn.Module) -> None:
-    """Add up the gradients of all processes; a parameter that got none counts as zeros, so that every process takes part."""
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if several():
-                dist.all_reduce(parameter.grad)
-
-
 def barrier() -> None:
     """Wait for all processes."""
-    if several():
-        dist.barrier()
+    total([0.0])
+
+
+@contextmanager
+def agreed() -> Iterator[None]:
+    """Leave the block on all processes or on none: where one fails, every other one raises too.
+
+    No collective may stand in the block unless it is kept in step by other means.
+
+    Raises:
+        OtherProcessError: On all processes but the first of those that failed, which raises its own error.
+    """
+    if not several():
+        yield
+        return
+    problem: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - raised again below, when all know
+        problem = error
+    said = gather([None if problem is None else f"{type(problem).__name__}: {problem}"])
+    failed = next((number for number, text in enumerate(said) if text is not None), None)
+    if failed is None:
+        return
+    if problem is not None and failed == rank():
+        raise problem
+    raise OtherProcessError(f"process {failed} of {len(said)} failed: {said[failed]}") from problem

@@ -75,14 +75,15 @@ class Policy(nn.Module):
         hidden = hidden.index_select(0, row.predict_at)
         parts = []
         chunk = max(1, self.head_bytes // (4 * base.config.get_text_config().vocab_size))
-        for start in range(0, len(row.targets), chunk):
+        # A row without any target still goes through the head, so that its (zero) gradient covers every parameter.
+        for start in range(0, max(len(row.targets), 1), chunk):
             piece = slice(start, start + chunk)
             arguments = (hidden[piece], None if entropy else row.targets[piece], base.lm_head)
             if torch.is_grad_enabled() and len(row.targets) > chunk:
                 parts.append(checkpoint(self._score, *arguments, use_reentrant=False))
             else:
                 parts.append(self._score(*arguments))
-        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+        return torch.cat(parts)
 
     def logits(self, hidden: Tensor, head: nn.Module) -> Tensor:
         """Logits of the sampled distribution, float32: (n, hidden) -> (n, vocabulary)."""

@@ -11,9 +11,12 @@ from torch import nn
 
 from visurf import parallel
 from visurf.config import Config, ConfigError, LoraConfig
+from visurf.loop import is_mixed
 from visurf.mask_reward import mask_part
 from visurf.models import VisionLanguageModel, load_model
+from visurf.placement import Placement
 from visurf.policy import Policy
+from visurf.replicas import Replicas
 from visurf.scoring import Scorer, function_part
 from visurf.segmenter import load_segmenter
 from visurf.tasks import RewardSettings, Task
@@ -44,7 +47,7 @@ def prepare_model(config: Config, source: str, weights: Path | None = None) -> t
     model = load_model(
         source,
         dtype=torch.bfloat16 if low else torch.float32,
-        device=device,
+        device="cpu" if is_sharded(config) else device,
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
         weights=weights,
@@ -76,6 +79,21 @@ def add_adapters(network: nn.Module, settings: LoraConfig, vision_module: str) -
         raise ConfigError(f"model.lora.targets {settings.targets} match no linear layer of the language model")
     adapters = PeftConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=names)
     return get_peft_model(network, adapters)  # type: ignore[arg-type]
+
+
+def is_sharded(config: Config) -> bool:
+    """Whether a policy is shared out over several processes; it is then loaded on the CPU, and only its parts leave that."""
+    return config.parallel == "fsdp2" and parallel.several()
+
+
+def make_placement(config: Config, policy: Policy, model: VisionLanguageModel) -> Placement:
+    """Lay the policy out on the processes, before its optimiser is made."""
+    if not is_sharded(config):
+        return Replicas(policy)
+    from visurf.sharding import Shards
+
+    half = is_mixed(config, parallel.device())
+    return Shards(policy, model, half=half, whole_model=config.rollout.whole_model)
 
 
 def make_optimizer(config: Config, policy: Policy, batches: int) -> tuple[torch.optim.Optimizer, Any]:

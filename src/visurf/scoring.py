@@ -154,16 +154,3 @@ def label_completion(task: Task, sample: Sample, frame: Frame, controls: Control
         return Completion(response, (), None, None, source="label", has_reasoning=True)
     text = task.label_text(sample.target, frame, controls.align)
     return Completion(text, (), None, None, source="label", has_reasoning=False)
-
-
-def mean_parts(scores: Sequence[Score]) -> dict[str, float]:
-    """The mean of every part over those scores in which it did not abstain, and of the totals as ``total``."""
-    names = {name: None for score in scores for name in score.parts}
-    means = {}
-    for name in names:
-        values = [v for s in scores if (v := s.parts.get(name)) is not None]
-        if values:
-            means[name] = sum(values) / len(values)
-    if scores:
-        means["total"] = sum(s.total for s in scores) / len(scores)
-    return means

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,22 @@ from torch import nn
 from visurf import checkpoint, evaluation, parallel
 from visurf.config import Config, ConfigError, LoraConfig, load_config, to_dict
 from visurf.data import DataSet, load_data
+from visurf.exporting import export
 from visurf.interruption import Interruption
 from visurf.loop import Loop, autocast
-from visurf.models import VisionLanguageModel, load_model, save_model
+from visurf.models import VisionLanguageModel, load_model
 from visurf.naming import look_up
+from visurf.placement import Placement
 from visurf.policy import Policy
-from visurf.preparation import make_optimizer, make_scorer, prepare_model, sample_order
-from visurf.rollout.local import Sampling
+from visurf.preparation import (
+    is_sharded,
+    make_optimizer,
+    make_placement,
+    make_scorer,
+    prepare_model,
+    sample_order,
+)
+from visurf.rollout.local import Sampling, stream
 from visurf.stages import Stage, stages
 from visurf.tasks import TASKS, Task
 from visurf.tracking import Tracker
@@ -46,7 +54,7 @@ class Result:
 
 
 # What may change when a run goes on: it decides how long, how fast and how closely watched, not what is learnt.
-_FREE = ("out", "threads", "trackers", "checkpoint", "evaluation", "tokens_per_microbatch", "steps")
+_FREE = ("out", "threads", "trackers", "checkpoint", "evaluation", "tokens_per_microbatch", "parallel", "process_timeout", "steps")
 
 
 def check_same_run(config: Config, out: Path, stage_count: int) -> None:
@@ -60,7 +68,8 @@ def check_same_run(config: Config, out: Path, stage_count: int) -> None:
     before, now = to_dict(load_config(out / "config.yaml")), to_dict(config)
     for values in (before, now):
         values["data"].pop("validation")
-        values["rollout"].pop("token_budget")
+        for name in ("token_budget", "whole_model"):
+            values["rollout"].pop(name)
     # With several stages the steps say where one ends.
     free = _FREE if stage_count == 1 else _FREE[:-1]
     for name in (n for n in now if n not in free and now[n] != before[n]):
@@ -76,8 +85,18 @@ class Run:
         """Read the data, refuse what cannot work, and find out where to go on."""
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.rank, self.processes = parallel.start()
-        self.config, self.report = config, report or (lambda event: None)
+        self.rank, _ = parallel.start(config.process_timeout)
+        self.config = config
+        self.report = report if report is not None and self.rank == 0 else lambda event: None
+        self.interruption = Interruption()
+        self.last: dict[str, Any] = {}
+        self.scores: dict[str, float] = {}
+        with parallel.agreed():
+            self._open(config)
+        self._check_alike()
+
+    def _open(self, config: Config) -> None:
+        """Look up what the configuration names, read the data, find the last checkpoint."""
         self.task: Task = look_up(config.task.name, TASKS, "task")
         self.stages = stages(config)
         if config.rollout.top_p < 1:
@@ -85,8 +104,6 @@ class Run:
                 "rollout.top_p below 1: log-probs are not those of the sampled distribution; ratios are biased", stacklevel=2
             )
         self.out = Path(config.out)
-        if config.prompts_per_step % self.processes:
-            raise ConfigError(f"prompts_per_step {config.prompts_per_step} is no multiple of {self.processes} processes")
         if not config.data.train:
             raise ConfigError("data.train is not set; name a JSONL file")
         self.train_data = load_data(config.data.train, config.data, self.task)
@@ -99,9 +116,19 @@ class Run:
             check_same_run(config, self.out, len(self.stages))
         self.resumed = found
         self.progress, self.state = checkpoint.read(found) if found else (checkpoint.Progress(), {})
-        self.interruption = Interruption()
-        self.last: dict[str, Any] = {}
-        self.scores: dict[str, float] = {}
+
+    def _check_alike(self) -> None:
+        """Refuse processes that do not see the same run.
+
+        Raises:
+            ConfigError: They differ in configuration, data or checkpoint.
+        """
+        samples = (len(self.train_data.samples), len(self.validation.samples))
+        for what, value in {"settings": repr(self.config), "data": samples, "checkpoints": self.progress}.items():
+            seen = parallel.gather([value])
+            other = next((number for number, found in enumerate(seen) if found != seen[0]), None)
+            if other is not None:
+                raise ConfigError(f"processes 0 and {other} see different {what}; all need the same recipe, data and out= folder")
 
     def run(self) -> Result:
         """Train all stages to the end, or go on where the last checkpoint stands."""
@@ -111,14 +138,15 @@ class Run:
         positions = (self.progress.metrics_bytes, self.progress.rollouts_bytes)
         tracker = Tracker(self.out, self.config.trackers, to_dict(self.config), positions) if self.rank == 0 else None
         self.report({"event": "start", "data": self.train_data, "resumed": self.progress.step, "steps": self.stages[-1].end})
+        placement: Placement | None = None
         try:
             with self.interruption:
                 for index, stage in enumerate(self.stages):
                     if self.progress.step < stage.end:
-                        model, network = self._stage(index, stage, tracker)
+                        model, network, placement = self._stage(index, stage, tracker)
             if not self.last:
                 model, network = self._load(len(self.stages) - 1, self.resumed)
-            self._finish(model, network)
+            self._finish(model, network, placement)
         finally:
             if tracker is not None:
                 tracker.close()
@@ -139,28 +167,33 @@ class Run:
         set_peft_model_state_dict(network, load_file(resumed / "model" / "adapter_model.safetensors"))  # type: ignore[arg-type]
         return model, network
 
-    def _stage(self, index: int, stage: Stage, tracker: Tracker | None) -> tuple[VisionLanguageModel, nn.Module]:
+    def _stage(self, index: int, stage: Stage, tracker: Tracker | None) -> tuple[VisionLanguageModel, nn.Module, Placement]:
         config = stage.config
         inside = self.resumed if self.progress.step > stage.first else None
         torch.manual_seed(config.seed + index)
         model, network = self._load(index, inside)
         policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
         policy.train()
+        placement = make_placement(config, policy, model)
         optimizer, schedule = make_optimizer(config, policy, stage.end - stage.first)
         if inside is not None:
-            optimizer.load_state_dict(self.state["optimizer"])
+            checkpoint.restore_optimizer(inside, self.state["optimizer"], policy, optimizer)
             schedule.load_state_dict(self.state["schedule"])
-            checkpoint.restore_random(self.state["random"])
-        scorer = make_scorer(config, self.task)
-        loop = Loop(config, stage.paradigm, model, policy, scorer, self._reference(index, stage, model), stage.first)
+        reference = self._reference(index, stage, model)
+        if reference is not None:
+            placement.place(reference)
+        loop = Loop(config, stage.paradigm, model, policy, make_scorer(config, self.task), reference, stage.first, placement)
         began = time.monotonic() - self.progress.seconds
         for number in range(self.progress.step, stage.end):
+            # Dropout depends on seed, step and process alone.
+            torch.manual_seed(int(stream(config.seed, "step", number, self.rank).integers(2**62)))
             try:
                 metrics = loop.step(self._samples(number), number, optimizer, schedule)
-            except (Exception, KeyboardInterrupt):
+            except (Exception, KeyboardInterrupt) as error:
                 # Rewards come before the update; unless it began, the last step's state is whole: keep it.
-                if not loop.updating and self.progress.step > 0:
-                    self._save(network, optimizer, schedule, tracker)
+                known_to_all = not (parallel.several() and isinstance(error, KeyboardInterrupt))
+                if not loop.updating and known_to_all and self.progress.step > 0:
+                    self._save(network, loop, optimizer, schedule, tracker)
                 raise
             metrics["train/lr"] = float(schedule.get_last_lr()[0])
             self.progress.step, self.progress.stage = number + 1, index
@@ -169,20 +202,19 @@ class Run:
             every = config.checkpoint.every
             if self.progress.step == stage.end and index + 1 < len(self.stages):
                 # Before the checkpoint that says this stage is over: the next one starts from here.
-                self._export(model, network, self.out / "stages" / str(index + 1))
+                self._export(model, network, placement, self.out / "stages" / str(index + 1))
             stop = any(parallel.gather([self.interruption.asked]))
             if stop or (every and self.progress.step % every == 0) or self.progress.step == stage.end:
-                self._save(network, optimizer, schedule, tracker)
-                parallel.barrier()
+                self._save(network, loop, optimizer, schedule, tracker)
             if stop and self.progress.step < self.stages[-1].end:
                 raise KeyboardInterrupt
-        return model, network
+        return model, network, placement
 
     def _samples(self, number: int) -> list[Sample]:
         """This process's share of a step's samples."""
         each = self.config.prompts_per_step
         order = sample_order(len(self.train_data.samples), self.config.seed, number * each, each)
-        return [self.train_data.samples[i] for i in order[self.rank :: self.processes]]
+        return [self.train_data.samples[i] for i in parallel.share(order)]
 
     def _reference(self, index: int, stage: Stage, model: VisionLanguageModel) -> Policy | None:
         """The model at the stage's start, for the KL term; with adapters that is the network without them."""
@@ -192,75 +224,61 @@ class Run:
         frozen = load_model(
             source,
             dtype=next(model.network.parameters()).dtype,
-            device=model.device,
+            device="cpu" if is_sharded(stage.config) else model.device,
             min_pixels=stage.config.model.min_pixels,
             max_pixels=stage.config.model.max_pixels,
             family=stage.config.model.family,
             kernel=stage.config.model.attention,
         )
         frozen.network.requires_grad_(False)
-        return Policy(frozen.network, temperature=stage.config.rollout.temperature, banned=model.banned_ids).to(model.device)
+        return Policy(frozen.network, temperature=stage.config.rollout.temperature, banned=model.banned_ids).to(frozen.device)
 
     def _after_step(self, stage: Stage, loop: Loop, metrics: dict[str, Any], tracker: Tracker | None) -> None:
         step, settings = self.progress.step, stage.config.evaluation
         due = settings.every and (step % settings.every == 0 or step == self.stages[-1].end)
         if due and self.validation.samples:
-            chosen = self.validation.samples[: settings.limit or None][self.rank :: self.processes]
-            self.scores = self.evaluate(loop, chosen)
+            self.scores = self.evaluate(loop, self.validation.samples[: settings.limit or None])
             metrics |= {f"validation/{name}": value for name, value in self.scores.items()}
             score = self.scores.get(settings.metric or self.task.headline, math.nan)
             if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
                 self.progress.best, self.progress.best_step = score, step
         self.last = metrics
+        shown = parallel.rejoin([_row(step, group) for group in loop.groups[:2]])
         if tracker is not None:
             tracker.log(step, {"stage": self.progress.stage, "paradigm": stage.paradigm.name, **metrics})
-            tracker.rollouts([_row(step, group) for group in loop.groups[:2]])
+            tracker.rollouts(shown[:2])
         self.report({"event": "step", "step": step, "steps": self.stages[-1].end, "metrics": metrics, "stage": stage})
 
     def evaluate(self, loop: Loop, samples: Sequence[Sample]) -> dict[str, float]:
         """Greedy evaluation of the current policy; every process answers its share, all get the same numbers."""
         sampling = Sampling(self.config.rollout.max_tokens, token_budget=self.config.rollout.token_budget)
-        with autocast(self.config, loop.model.device):
-            found = list(evaluation.records(loop.model, loop.policy, samples, loop.scorer, self.config.task.prompt, sampling))
-        return evaluation.summarise(self.task, parallel.gather(list[Mapping[str, Any]](found)))
+        with parallel.agreed(), autocast(self.config, loop.model.device), loop.placement.sampling():
+            mine = parallel.share(samples)
+            found = list(evaluation.records(loop.model, loop.policy, mine, loop.scorer, self.config.task.prompt, sampling))
+        return evaluation.summarise(self.task, parallel.rejoin(list[Mapping[str, Any]](found)))
 
-    def _save(self, network: Any, optimizer: torch.optim.Optimizer, schedule: Any, tracker: Tracker | None) -> None:
-        if self.rank == 0 and tracker is not None:
+    def _save(self, network: Any, loop: Loop, optimizer: torch.optim.Optimizer, schedule: Any, tracker: Tracker | None) -> None:
+        if tracker is not None:
             self.progress.metrics_bytes, self.progress.rollouts_bytes = tracker.positions
-            state = {
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "random": checkpoint.random_states(),
-            }
-            checkpoint.save(self.out, self.progress, network, state, self.config.checkpoint.keep)
+        weights = loop.placement.weights(network)
+        state = checkpoint.optimizer_state(loop.policy, optimizer)
+        shards = None if weights is None else state.pop("state")
+        whole = {"optimizer": state, "schedule": schedule.state_dict()}
+        checkpoint.save(self.out, self.progress, network, whole, self.config.checkpoint.keep, weights=weights, shards=shards)
 
-    def _export(self, model: VisionLanguageModel, network: Any, folder: Path) -> None:
-        """Write the whole model, adapters merged into a copy, in the hub's layout; appears under its name when complete."""
-        final, folder = folder, folder.with_name(f".partial-{folder.name}")
-        if self.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            if hasattr(network, "merge_and_unload"):
-                network.merge_adapter()
-                whole = load_model(model.source, dtype=next(model.network.parameters()).dtype).network
-                merged = {
-                    name.replace(".base_layer", ""): value
-                    for name, value in network.get_base_model().state_dict().items()
-                    if "lora_" not in name
-                }
-                whole.load_state_dict(merged)
-                network.unmerge_adapter()
-                save_model(model, whole, folder)
-            else:
-                save_model(model, network, folder)
-            shutil.rmtree(final, ignore_errors=True)
-            folder.replace(final)
-        parallel.barrier()
+    def _export(self, model: VisionLanguageModel, network: Any, placement: Placement | None, folder: Path) -> None:
+        weights = None if placement is None else placement.weights(network)
+        with parallel.agreed():
+            if self.rank == 0:
+                export(model, network, folder, weights)
 
-    def _finish(self, model: VisionLanguageModel, network: Any) -> None:
-        self._export(model, network, self.out / "model")
+    def _finish(self, model: VisionLanguageModel, network: Any, placement: Placement | None) -> None:
+        self._export(model, network, placement, self.out / "model")
+        if hasattr(network, "peft_config"):
+            weights = None if placement is None else placement.weights(network)
+            if self.rank == 0:
+                network.save_pretrained(self.out / "adapter", state_dict=weights)
         if self.rank == 0:
-            if hasattr(network, "merge_and_unload"):
-                network.save_pretrained(self.out / "adapter")
             summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": self.scores}
             (self.out / "summary.json").write_text(json.dumps(summary, indent=1))
         self.report({"event": "end", "out": self.out})

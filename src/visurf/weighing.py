@@ -91,7 +91,6 @@ class Weighing:
         mixing: Mapping[str, float],
         objective: ObjectiveConfig,
         most: int,
-        device: torch.device,
     ) -> Weighing:
         """Weigh a batch; all processes take part.
 
@@ -101,7 +100,6 @@ class Weighing:
             mixing: Its hyperparameters.
             objective: How tokens are averaged.
             most: Tokens that a completion may have.
-            device: Where sums over processes are taken.
         """
         completions = [c for g in groups for c in g.completions]
         lengths = torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long)
@@ -110,7 +108,7 @@ class Weighing:
         members = label & (paradigm.label == "member")
         clipped = torch.where(members, lengths, lengths - foreign)
         counts = (clipped.sum(), (~label | members).sum(), foreign.sum(), (foreign > 0).sum(), lengths.sum(), len(completions))
-        total = parallel.total([float(c) for c in counts], device)
+        total = parallel.total([float(c) for c in counts])
         average = objective.average
         if paradigm.scale == "joint":
             scales = (sequence_weights(lengths, average, total[4], total[5], most),) * 2

@@ -53,6 +53,8 @@ def attention(
     if visurf_layout is None or kwargs.get("is_causal") is False:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     visurf_layout.calls += 1
+    # Under autocast the rotation of queries and keys gives float32, projections give the half type.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return visurf_layout.attend(module, query, key, value, scale, kernel), None
 

@@ -79,12 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (ConfigError, DataError, ValueError) as error:
-        print(f"visurf: {error}", file=sys.stderr)
+        # Of several processes on a machine each found the same.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"visurf: {error}", file=sys.stderr)
         if os.environ.get("VISURF_TRACEBACK"):
             raise
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("\nvisurf: interrupted; the same command goes on where it stood", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("\nvisurf: interrupted; the same command goes on where it stood", file=sys.stderr)
         return EXIT_INTERRUPTED
     except ImportError as error:
         print(f"visurf: {error}{_remedy(error)}", file=sys.stderr)

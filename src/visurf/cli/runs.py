@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def _train(options: argparse.Namespace) -> int:
     from visurf.terminal import Terminal
     from visurf.training import train
 
+    if not _first_process():
+        warnings.simplefilter("ignore")
     config = load_config(options.recipe, parse_overrides(options.override))
     with Terminal(stages(config)[-1].end, options.mode if _first_process() else "quiet") as terminal:
 
@@ -126,12 +129,28 @@ def _train(options: argparse.Namespace) -> int:
             elif event["event"] == "step":
                 terminal.step(event["stage"].paradigm.name, event["metrics"])
 
-        result = train(config, report)
+        result = _together(train, config, report)
+    if result is None:
+        return 1
     if _first_process():
         for name, value in result.validation.items():
             print(f"validation {name:<14} {value:.4f}")
         print(f"model in {result.model}")
     return 0
+
+
+def _together(train: Callable[..., Any], *arguments: Any) -> Any:
+    """Run as one of several processes; None where another one failed and the first says so."""
+    from visurf import parallel
+
+    try:
+        result = train(*arguments)
+    except parallel.OtherProcessError:
+        if _first_process():
+            raise
+        return None
+    parallel.stop()
+    return result
 
 
 def _first_process() -> bool:

@@ -202,6 +202,8 @@ class RolloutConfig:
         temperature: Divides the logits, in sampling and in every log-prob of training alike.
         top_p: Keep the smallest set of tokens with this probability; below 1 the ratio is no longer exact.
         token_budget: Tokens decoded at once, prompts and room for all their completions included.
+        whole_model: With `parallel: fsdp2`, hold the whole model in every process while sampling; off gathers it layer by layer for
+            every token, which is slower and takes less memory.
     """
 
     group_size: int = 8
@@ -209,6 +211,7 @@ class RolloutConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     token_budget: int = 65536
+    whole_model: bool = True
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,9 @@ class Config:
         tokens_per_microbatch: Budget of one packed row.
         seed: Of data order, rollouts and initialisation of adapters.
         out: The run folder.
+        parallel: Of several processes each holds the whole policy (`ddp`), or a part of its parameters, gradients and optimiser
+            states (`fsdp2`); see docs/scaling.md.
+        process_timeout: Minutes that a process waits for the others before the run ends.
         threads: CPU threads; 0 leaves torch's default.
     """
 
@@ -296,6 +302,8 @@ class Config:
     tokens_per_microbatch: int = 16384
     seed: int = 0
     out: str = "runs/visurf"
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    process_timeout: float = 30.0
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -316,6 +324,7 @@ class Config:
             "optimizer.max_grad_norm": self.optimizer.max_grad_norm,
             "reward.frame": min(self.reward.frame),
             "model.frame": min(self.model.frame or (1.0,)),
+            "process_timeout": self.process_timeout,
         }
         not_negative = {
             "optimizer.lr": self.optimizer.lr,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +124,17 @@ def use_shared_attention(network: Any, family: Family, kernel: str = "auto") -> 
         network.get_submodule(family.vision_module).config._attn_implementation = family.vision_attention
 
 
-def save_model(model: VisionLanguageModel, network: Any, folder: Path) -> None:
+def save_model(model: VisionLanguageModel, network: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write a network with its tokenizer and processor files, so that plain transformers loads the folder.
 
     Args:
         model: Brings tokenizer and image processor.
         network: What to save: the model's own network, or one with adapters merged.
         folder: Created; files of the same name are replaced.
+        weights: The network's tensors where it does not hold them itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    network.save_pretrained(folder)
+    network.save_pretrained(folder, state_dict=weights)
     model.tokenizer.save_pretrained(folder)
     model.image_processor.save_pretrained(folder)
     for name in _PROCESSOR_FILES:

@@ -1,0 +1,40 @@
+"""A trained network as a folder in the hub's layout, adapters merged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from visurf.models import VisionLanguageModel, load_model, save_model
+
+
+def export(model: VisionLanguageModel, network: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write a whole model, adapters merged into a copy; the folder appears under its name when it is complete.
+
+    Args:
+        model: Brings tokenizer and image processor, and names the model that adapters stand on.
+        network: What was trained, with its adapters if any.
+        folder: Replaced.
+        weights: The network's tensors (those of the adapters, where it has any) if it does not hold them itself.
+    """
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    if hasattr(network, "peft_config"):
+        network, weights = _merged(model, network, weights), None
+    save_model(model, network, partial, weights)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def _merged(model: VisionLanguageModel, network: Any, weights: Mapping[str, Tensor] | None) -> nn.Module:
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+    base = load_model(model.source, dtype=next(model.network.parameters()).dtype)
+    whole: Any = PeftModel(base.network, network.peft_config["default"])  # type: ignore[arg-type]
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(network, state_dict=weights))
+    merged: nn.Module = whole.merge_and_unload()
+    return merged
