@@ -9,7 +9,8 @@ from naive import naive_logprobs
 from tiny import make_prompt
 from visurf.packing import Bundle, Scored, build_row
 from visurf.policy import Policy
-from visurf.rollout.local import Sampling, _inverse_cdf, sample, stream
+from visurf.rollout.local import Sampling, sample, stream
+from visurf.rollout.sampling import inverse_cdf
 
 KINDS = ("qwen2_5_vl", "qwen2_vl")
 SHAPES = ((1, 3), (0, 1), (2, 5), (1, 4))
@@ -218,7 +219,7 @@ def test_the_ends_of_the_unit_interval_draw_tokens_that_can_be_drawn(top_p):
     """Neither 0 nor the largest number below 1 may land on a token of probability 0."""
     p = torch.tensor([0.0, 0.3, 0.0, 0.3000001, 0.3, 1e-30, 0.0]) / 0.9000001
     uniform = torch.tensor([0.0, 1 - 2**-53, 0.5], dtype=torch.float64)
-    drawn = _inverse_cdf(p.log().expand(3, -1), uniform, top_p)
+    drawn = inverse_cdf(p.log().expand(3, -1), uniform.unsqueeze(1), top_p).squeeze(1)
     assert drawn[0] == 1
     assert drawn[1] in ((4, 5) if top_p == 1 else (4,))
     assert drawn[2] == 3

@@ -11,7 +11,8 @@ import torch
 from visurf.models.family import Family, Prompt
 from visurf.packing import axes_first
 from visurf.policy import Policy
-from visurf.rollout.local import Rollout, Sampling, _inverse_cdf
+from visurf.rollout.sampling import choose
+from visurf.rollout.types import Rollout, Sampling
 
 
 @torch.no_grad()
@@ -59,9 +60,10 @@ def _rollouts(
         mask = torch.ones(members, length + step, dtype=torch.long, device=device)
         output = base.model(**inputs, attention_mask=mask, use_cache=True)
         log_p = torch.log_softmax(policy.logits(output.last_hidden_state[:, -1], base.lm_head), dim=-1)
-        chosen = log_p.argmax(-1) if uniform is None else _inverse_cdf(log_p, uniform[:, step], settings.top_p)
+        drawn = choose(log_p, None if uniform is None else uniform[:, step : step + 1], settings.top_p)
+        chosen, logprob = (t[:, 0] for t in drawn)
         tokens.append(chosen)
-        logprobs.append(log_p.gather(-1, chosen.unsqueeze(-1)).squeeze(-1))
+        logprobs.append(logprob)
         ended |= torch.isin(chosen, ends)
         if bool(ended.all()):
             break
