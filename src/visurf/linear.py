@@ -34,7 +34,7 @@ class Linear(nn.Linear):
     keep: bool = False
     packed: Tensor | None = None
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch.nn.Linear
+    def forward(self, input: Tensor) -> Tensor:
         """See `torch.nn.Linear`."""
         weight = self.weight
         if input.numel() * weight.shape[0] < WORTH or not _suits(input, weight):
@@ -111,7 +111,7 @@ def use_onednn(network: nn.Module) -> None:
 @contextmanager
 def frozen_weights(network: nn.Module) -> Iterator[None]:
     """While weights do not change, keep copies in oneDNN's own layout, made when a layer first sees few rows."""
-    layers = [m for m in network.modules() if isinstance(m, Linear)]
+    layers = [m for m in network.modules() if isinstance(m, Linear) and type(m.weight) is nn.Parameter]
     if sum(m.weight.numel() * m.weight.element_size() for m in layers) > PACKED_BYTES:
         layers = []
     try:

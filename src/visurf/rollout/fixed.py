@@ -70,6 +70,7 @@ class FixedBatch(Batch):
         places = self._free()[0][: len(lengths)]
         for place, length in zip(places, lengths, strict=True):
             self.lengths[place] = length
+        assert self.layout.prompt_bias is not None
         self.layout.prompt_bias.copy_(self._bias())
         return places
 
@@ -78,8 +79,7 @@ class FixedBatch(Batch):
         for layer in self.layers:
             layer.allocate(self.room)
         lanes = self.room.slots * self.layers[0].heads
-        self.layout = DecodeLayout(self.cache, torch.zeros(0))
-        self.layout.prompt_bias = torch.zeros(self.room.prompts * self.layers[0].heads, 1, self.room.reach, device=self.device)
+        self.layout = DecodeLayout(self.cache, self._bias())
         self.start = torch.zeros(lanes, dtype=torch.long, device=self.device)
         self.seats = self._seats()
         self.layout.lanes = self.seats.tables(np.zeros(0, np.int64), self.device, everyone=True)
@@ -92,10 +92,11 @@ class FixedBatch(Batch):
     def join(self, rows: Sequence[tuple[int, int]], token: Tensor, position: Tensor) -> None:
         """See `Batch.join`."""
         slots = self._free()[1][: len(rows)]
-        for i, (slot, (number, prompt)) in enumerate(zip(slots, rows, strict=True)):
-            self.rows.append(Row(number, prompt, slot, self.clock))
+        for i, (slot, (rollout, prompt)) in enumerate(zip(slots, rows, strict=True)):
+            self.rows.append(Row(rollout, prompt, slot, self.clock))
             self.prompt_of[slot], self.member_of[slot] = prompt, i % self.members
-        at, number = (torch.tensor(v, device=self.device) for v in (slots, [n for n, _ in rows]))
+        at = torch.tensor(slots, device=self.device)
+        number = torch.tensor([n for n, _ in rows], device=self.device)
         self.state.index_copy_(1, at, torch.stack([token, position, number, torch.ones_like(number)]))
         self.ended.index_copy_(0, at, self._hit(token))
         self._arrange()

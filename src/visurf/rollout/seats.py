@@ -62,11 +62,11 @@ class Seats:
     @classmethod
     def together(cls, counts: Sequence[int], heads: int) -> Seats:
         """A prompt's slots stand together and so do its lanes, head by head, as far as possible in the order of the places."""
-        count = np.repeat(np.array(counts), counts)
+        count = np.repeat(np.array(counts, np.int64), counts)
         prompt = np.repeat(np.arange(len(counts)), counts)
-        first = np.repeat(np.cumsum(counts) - counts, counts)
+        first = np.repeat(np.cumsum(counts) - np.array(counts), counts)
         member = np.arange(sum(counts)) - first
-        lane_of = (first * heads + member)[:, None] + np.arange(heads) * count[:, None]
+        lane_of: Array = (first * heads + member)[:, None] + np.arange(heads) * count[:, None]
         return cls(prompt, member, lane_of, len(counts), max(counts))
 
     def tables(self, slots: Array, device: torch.device, *, everyone: bool = False) -> Lanes:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from visurf.models.family import Family, Prompt
+from visurf.models.features import image_inputs
 from visurf.packing import axes_first
 from visurf.policy import Policy
 from visurf.rollout.sampling import choose
@@ -50,7 +51,7 @@ def _rollouts(
     ends = torch.tensor(eos, device=device)
     uniform = None if draws is None else draws.to(device)
     axes, length = prompt.position_ids.shape
-    inputs: dict[str, Any] = {name: t.to(device) for name, t in family.merge_tensors([prompt.tensors] * members).items()}
+    inputs: dict[str, Any] = image_inputs(family, [prompt] * members, device)
     inputs["input_ids"] = torch.tensor([prompt.token_ids] * members, device=device)
     inputs["position_ids"] = axes_first(prompt.position_ids.unsqueeze(1).expand(axes, members, length)).to(device)
     tokens: list[torch.Tensor] = []
