@@ -9,6 +9,8 @@ import torch
 from naive import load_plain
 from tiny import load_random, save_family, save_random
 from visurf.models import FAMILIES, load_model
+from visurf.rollout import local
+from visurf.rollout.fixed import FixedBatch
 
 SHARED = Path(os.environ.get("VISURF_SHARED") or Path(__file__).parents[1].parent / "shared")
 
@@ -56,6 +58,14 @@ def family_models(family_checkpoints):
 def tiny(checkpoints):
     """A fresh tiny random Qwen2.5-VL that a test may change."""
     return load_random(checkpoints["qwen2_5_vl"])
+
+
+@pytest.fixture(params=["changing", "fixed"])
+def engine(request, monkeypatch):
+    """Decoding in changing shapes, as on a CPU, and in fixed ones, as on a GPU (there the steps are also recorded)."""
+    if request.param == "fixed":
+        monkeypatch.setattr(local, "new_batch", FixedBatch)
+    return request.param
 
 
 @pytest.fixture(autouse=True)

@@ -5,46 +5,16 @@ import pytest
 import torch
 from scipy import stats
 
+from drawing import bias_head, close, draw, policy_of, prompts_of
 from naive import naive_logprobs
 from tiny import make_prompt
 from visurf.packing import Bundle, Scored, build_row
-from visurf.policy import Policy
-from visurf.rollout.local import Sampling, _inverse_cdf, sample, stream
+from visurf.rollout.local import Sampling, sample, stream
+from visurf.rollout.sampling import inverse_cdf
 
 KINDS = ("qwen2_5_vl", "qwen2_vl")
-SHAPES = ((1, 3), (0, 1), (2, 5), (1, 4))
-
-
-def prompts_of(model, shapes=SHAPES):
-    return [make_prompt(model, seed, images, words) for seed, (images, words) in enumerate(shapes)]
-
-
-def policy_of(model, temperature=1.0):
-    return Policy(model.network, temperature=temperature, banned=model.banned_ids).eval()
-
-
-def streams_of(prompts, members, seed=0):
-    return [[stream(seed, p.sample.id, j) for j in range(members)] for p in prompts]
-
-
-def draw(model, prompts, members, max_tokens=12, *, seed=0, temperature=1.0, policy=None, **settings):
-    """Sample with one stream per prompt and rollout, so that the same rollout draws the same numbers in any batch."""
-    sampling = Sampling(max_tokens, **settings)
-    policy = policy or policy_of(model, temperature)
-    return sample(policy, model.family, prompts, members, sampling, model.eos_ids, streams_of(prompts, members, seed))
-
-
-def bias_head(model, biases):
-    """Give the network a head with a bias on some tokens."""
-    old = model.network.lm_head
-    head = torch.nn.Linear(old.in_features, old.out_features)
-    with torch.no_grad():
-        head.weight.copy_(old.weight)
-        head.bias.zero_()
-        for token, bias in biases.items():
-            head.bias[token] = bias
-    model.network.lm_head = head
-    return model
+# Every test holds for decoding in changing and in fixed shapes.
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,13 +54,6 @@ def test_sampled_logprobs_equal_the_packed_and_the_plain_forward(random_models, 
         sampled = torch.tensor([v for r in rollouts for v in r.logprobs])
         torch.testing.assert_close(sampled, packed, atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(sampled, torch.cat(oracle), atol=2e-5, rtol=1e-5)
-
-
-def close(first, second):
-    """The same tokens, and log-probs up to kernel rounding."""
-    assert first.token_ids == second.token_ids
-    assert first.truncated == second.truncated
-    assert first.logprobs == pytest.approx(second.logprobs, abs=2e-5)
 
 
 def test_order_and_batch_size_change_nothing(random_models):
@@ -162,18 +125,6 @@ def test_rows_that_leave_the_batch_change_nothing(tiny, bias):
             close(rollout, alone)
 
 
-def test_rows_do_leave_the_batch(tiny, monkeypatch):
-    """The saving is real: fewer rows go through the network once most have ended."""
-    bias_head(tiny, {tiny.end_of_turn: 4.0})
-    seen = []
-    forward = tiny.network.model.forward
-    monkeypatch.setattr(tiny.network.model, "forward", lambda *a, **k: (seen.append(k["input_ids"].shape[0]), forward(*a, **k))[1])
-    draw(tiny, prompts_of(tiny), 5, 40)
-    decoding = seen[1:]
-    assert decoding[-1] < decoding[0]
-    assert decoding == sorted(decoding, reverse=True)
-
-
 def first_distribution(plain, prompt, model, temperature):
     """Probabilities of the first token, by the plain forward."""
     ids = torch.tensor([prompt.token_ids])
@@ -218,7 +169,7 @@ def test_the_ends_of_the_unit_interval_draw_tokens_that_can_be_drawn(top_p):
     """Neither 0 nor the largest number below 1 may land on a token of probability 0."""
     p = torch.tensor([0.0, 0.3, 0.0, 0.3000001, 0.3, 1e-30, 0.0]) / 0.9000001
     uniform = torch.tensor([0.0, 1 - 2**-53, 0.5], dtype=torch.float64)
-    drawn = _inverse_cdf(p.log().expand(3, -1), uniform, top_p)
+    drawn = inverse_cdf(p.log().expand(3, -1), uniform.unsqueeze(1), top_p).squeeze(1)
     assert drawn[0] == 1
     assert drawn[1] in ((4, 5) if top_p == 1 else (4,))
     assert drawn[2] == 3

@@ -151,7 +151,9 @@ class Distillation:
         """What is kept of each sample's answers; counts what was seen."""
         task, settings = self.scorer.task, self.config.rollout
         prompts = [self.model.encode_prompt(s, task.prompt(s, self.config.task.prompt)) for s in samples]
-        sampling = Sampling(settings.max_tokens, top_p=settings.top_p, token_budget=settings.token_budget)
+        sampling = Sampling(
+            settings.max_tokens, top_p=settings.top_p, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs
+        )
         streams = [[stream(self.config.seed, "distil", s.id, j) for j in range(settings.group_size)] for s in samples]
         with autocast(self.config, self.model.device):
             family, eos = self.model.family, self.model.eos_ids

@@ -140,6 +140,7 @@ def records(
     try:
         for start in range(0, len(samples), batch):
             part = samples[start : start + batch]
+            model.read_ahead(samples[start : start + 2 * batch])
             prompts = [model.encode_prompt(s, scorer.task.prompt(s, prompt)) for s in part]
             for asked, (rollout,) in zip(prompts, sample(policy, model.family, prompts, 1, greedy, model.eos_ids), strict=True):
                 text = model.decode(rollout.token_ids)
@@ -222,9 +223,11 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         torch.set_num_threads(config.threads)
     frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
     model, network = prepare_model(frozen, config.model.path)
+    network.requires_grad_(False)
     policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
     policy.eval()
-    sampling = Sampling(config.rollout.max_tokens, token_budget=config.rollout.token_budget)
+    settings = config.rollout
+    sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
 
     def exists(pair: Sample) -> bool:
         prompt = model.encode_prompt(pair, EXISTS.replace("{category}", pair.question))

@@ -88,7 +88,7 @@ class Loop:
     def step(self, samples: Sequence[Sample], number: int, optimizer: Optimizer, schedule: LRScheduler) -> dict[str, float]:
         """One iteration of Algorithm 1 on this process's samples; returns the metrics of all processes."""
         seen = Diagnostics(self.model.device)
-        with parallel.agreed(), seen.timed("encode"):
+        with parallel.agreed(), seen.timed("encode"), autocast(self.config, self.model.device):
             prompts = [self.model.encode_prompt(s, self.scorer.task.prompt(s, self.config.task.prompt)) for s in samples]
             labels = self.labels(prompts)  # y, aligned
         moment = Moment(number - self.first, self.config.steps, self.mixing)
@@ -110,7 +110,7 @@ class Loop:
             for _ in range(self.config.inner_steps):
                 loss, carried = self.update(batch, optimizer, schedule, seen)  # Eq. 8
             self.updating = False
-        return seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried)
+        return seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | self.model.kept()
 
     def sample(
         self, prompts: Sequence[Prompt], labels: Sequence[Completion | None], number: int, moment: Moment
@@ -129,7 +129,9 @@ class Loop:
     def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
         """Rollouts `first` to `first + members` of every prompt in step `number`."""
         settings = self.config.rollout
-        sampling = Sampling(settings.max_tokens, top_p=settings.top_p, token_budget=settings.token_budget)
+        sampling = Sampling(
+            settings.max_tokens, top_p=settings.top_p, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs
+        )
         streams = [[stream(self.config.seed, number, p.sample.id, first + j) for j in range(members)] for p in prompts]
         self.policy.eval()
         with autocast(self.config, self.model.device):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from visurf.attention import PackedLayout, dummy_mask
+from visurf.models.features import image_inputs
 
 if TYPE_CHECKING:
     from visurf.models.family import Family, Prompt
@@ -144,9 +145,7 @@ def build_row(bundles: Sequence[Bundle], family: Family, device: torch.device | 
             targets += tokens
             member += [sequence.number] * len(tokens)
     inputs: dict[str, object] = {
-        name: tensor.to(device) for name, tensor in family.merge_tensors([b.prompt.tensors for b in bundles]).items()
-    }
-    inputs |= {
+        **image_inputs(family, [b.prompt for b in bundles], device),
         "input_ids": torch.tensor([ids], device=device),
         "position_ids": axes_first(torch.cat(positions, dim=1).unsqueeze(1)).to(device),
         "use_cache": False,

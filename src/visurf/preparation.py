@@ -14,6 +14,8 @@ from visurf.config import Config, ConfigError, LoraConfig
 from visurf.loop import is_mixed
 from visurf.mask_reward import mask_part
 from visurf.models import VisionLanguageModel, load_model
+from visurf.models.features import FeatureCache
+from visurf.models.read_ahead import ReadAhead
 from visurf.placement import Placement
 from visurf.policy import Policy
 from visurf.replicas import Replicas
@@ -55,6 +57,10 @@ def prepare_model(config: Config, source: str, weights: Path | None = None) -> t
         kernel=settings.attention,
     )
     model.frame = settings.frame
+    if settings.feature_cache_mb:
+        model.features = FeatureCache(settings.feature_cache_mb << 20)
+    if config.data.workers:
+        model.ahead = ReadAhead(config.data.workers)
     network: Any = model.network
     if settings.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})

@@ -55,6 +55,14 @@ class Result:
 
 # What may change when a run goes on: it decides how long, how fast and how closely watched, not what is learnt.
 _FREE = ("out", "threads", "trackers", "checkpoint", "evaluation", "tokens_per_microbatch", "parallel", "process_timeout", "steps")
+_FREE_WITHIN = (
+    ("data", "validation"),
+    ("data", "workers"),
+    ("model", "feature_cache_mb"),
+    ("rollout", "token_budget"),
+    ("rollout", "cuda_graphs"),
+    ("rollout", "whole_model"),
+)
 
 
 def check_same_run(config: Config, out: Path, stage_count: int) -> None:
@@ -67,9 +75,8 @@ def check_same_run(config: Config, out: Path, stage_count: int) -> None:
         return
     before, now = to_dict(load_config(out / "config.yaml")), to_dict(config)
     for values in (before, now):
-        values["data"].pop("validation")
-        for name in ("token_budget", "whole_model"):
-            values["rollout"].pop(name)
+        for section, name in _FREE_WITHIN:
+            values[section].pop(name)
     # With several stages the steps say where one ends.
     free = _FREE if stage_count == 1 else _FREE[:-1]
     for name in (n for n in now if n not in free and now[n] != before[n]):
@@ -185,10 +192,12 @@ class Run:
         loop = Loop(config, stage.paradigm, model, policy, make_scorer(config, self.task), reference, stage.first, placement)
         began = time.monotonic() - self.progress.seconds
         for number in range(self.progress.step, stage.end):
+            samples = self._samples(number)
+            model.read_ahead([*samples, *(self._samples(number + 1) if number + 1 < stage.end else ())])
             # Dropout depends on seed, step and process alone.
             torch.manual_seed(int(stream(config.seed, "step", number, self.rank).integers(2**62)))
             try:
-                metrics = loop.step(self._samples(number), number, optimizer, schedule)
+                metrics = loop.step(samples, number, optimizer, schedule)
             except (Exception, KeyboardInterrupt) as error:
                 # Rewards come before the update; unless it began, the last step's state is whole: keep it.
                 known_to_all = not (parallel.several() and isinstance(error, KeyboardInterrupt))
@@ -251,7 +260,8 @@ class Run:
 
     def evaluate(self, loop: Loop, samples: Sequence[Sample]) -> dict[str, float]:
         """Greedy evaluation of the current policy; every process answers its share, all get the same numbers."""
-        sampling = Sampling(self.config.rollout.max_tokens, token_budget=self.config.rollout.token_budget)
+        settings = self.config.rollout
+        sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
         with parallel.agreed(), autocast(self.config, loop.model.device), loop.placement.sampling():
             mine = parallel.share(samples)
             found = list(evaluation.records(loop.model, loop.policy, mine, loop.scorer, self.config.task.prompt, sampling))
@@ -346,8 +356,10 @@ def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, i
     samples = data.samples[: config.evaluation.limit or None]
     frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
     model, network = prepare_model(frozen, config.model.path)
+    network.requires_grad_(False)
     policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
-    sampling = Sampling(config.rollout.max_tokens, token_budget=config.rollout.token_budget)
+    settings = config.rollout
+    sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
     scorer = make_scorer(config, task)
     with autocast(config, model.device):
         answers = evaluation.records(model, policy, samples, scorer, config.task.prompt, sampling)

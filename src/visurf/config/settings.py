@@ -45,6 +45,8 @@ class ModelConfig:
         max_pixels: Overrides the image processor's upper limit.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         attention: Kernel over packed rows; all are exact, `auto` takes the fastest that works on the device.
+        feature_cache_mb: Host memory, in MiB, for vision features, kept where the vision tower is not trained: a picture then
+            runs through it once and is not read again. 0 keeps none.
         lora: Adapters.
     """
 
@@ -58,6 +60,7 @@ class ModelConfig:
     max_pixels: int | None = None
     gradient_checkpointing: bool = False
     attention: Literal["auto", "merged", "flex", "dense"] = "auto"
+    feature_cache_mb: int = 1024
     lora: LoraConfig = LoraConfig()
 
 
@@ -75,6 +78,7 @@ class DataConfig:
         box_format: Of boxes in the file.
         frame: What the file's coordinates are: pixels of the original image, 0-1000, or fractions.
         on_bad_sample: Stop at the first bad row, or skip it, counted and named.
+        workers: Threads that read and resize the next step's images while this one is trained; 0 reads them when needed.
     """
 
     train: str = ""
@@ -85,6 +89,7 @@ class DataConfig:
     box_format: Literal["xyxy", "xywh"] = "xyxy"
     frame: Literal["pixel", "1000", "unit"] = "pixel"
     on_bad_sample: Literal["error", "skip"] = "error"
+    workers: int = 2
 
 
 @dataclass(frozen=True)
@@ -201,9 +206,11 @@ class RolloutConfig:
         max_tokens: Longest completion; a longer one is cut and kept.
         temperature: Divides the logits, in sampling and in every log-prob of training alike.
         top_p: Keep the smallest set of tokens with this probability; below 1 the ratio is no longer exact.
-        token_budget: Tokens decoded at once, prompts and room for all their completions included.
+        token_budget: Tokens decoded at once: prompts, and `max_tokens` for every completion that has not ended. Further prompts
+            join as soon as there is room.
         whole_model: With `parallel: fsdp2`, hold the whole model in every process while sampling; off gathers it layer by layer for
             every token, which is slower and takes less memory.
+        cuda_graphs: `auto` decodes in fixed shapes on a GPU and replays recorded steps; `off` runs one kernel at a time.
     """
 
     group_size: int = 8
@@ -212,6 +219,7 @@ class RolloutConfig:
     top_p: float = 1.0
     token_budget: int = 65536
     whole_model: bool = True
+    cuda_graphs: Literal["auto", "off"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -341,6 +349,8 @@ class Config:
             "evaluation.limit": self.evaluation.limit,
             "checkpoint.every": self.checkpoint.every,
             "checkpoint.keep": self.checkpoint.keep,
+            "model.feature_cache_mb": self.model.feature_cache_mb,
+            "data.workers": self.data.workers,
             "threads": self.threads,
             "seed": self.seed,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from visurf.geometry import Frame
+from visurf.models.features import FeatureCache, ImageFeatures, image_key
+from visurf.models.read_ahead import ReadAhead
 from visurf.types import DataError, Sample, Size
 
 
@@ -26,6 +29,7 @@ class Prompt:
         next_position: Where a completion continues, on every axis.
         tensors: The family's own tensors (pixel values, grids), opaque to everything else.
         frame: The coordinate frame the model speaks for the sample's first image.
+        features: What the vision tower makes of the images, where that is known; `tensors` then hold no pixels.
     """
 
     sample: Sample
@@ -34,6 +38,7 @@ class Prompt:
     next_position: int
     tensors: Mapping[str, Tensor]
     frame: Frame
+    features: ImageFeatures | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,13 @@ class EncodedImages:
         expansions: For each image, the text that its placeholder becomes: one token per feature, and whatever marks the family
             writes around them.
         extents: For each image, width and height of the coordinate frame.
+        features: See `Prompt.features`.
     """
 
     tensors: Mapping[str, Tensor]
     expansions: tuple[str, ...]
     extents: tuple[tuple[float, float], ...]
+    features: ImageFeatures | None = None
 
 
 def plain_positions(network: Any, token_ids: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -106,6 +113,8 @@ class VisionLanguageModel:
         family: What its checkpoints have in common.
         source: Where it was loaded from.
         frame: Width and height of the coordinate frame it speaks, where that is not the family's.
+        features: Keeps vision features, where they do not change; None to run the tower in every pass.
+        ahead: Reads images in the background; None to read them when they are needed.
     """
 
     network: nn.Module
@@ -114,6 +123,8 @@ class VisionLanguageModel:
     family: Family
     source: str
     frame: tuple[float, float] | None = None
+    features: FeatureCache | None = None
+    ahead: ReadAhead | None = None
 
     def __post_init__(self) -> None:
         """Look the special token ids up once, and how the chat template opens and ends an answer."""
@@ -160,17 +171,39 @@ class VisionLanguageModel:
                 f"{len(sample.images)} images; the checkpoint's chat template does not fit family {self.family.name!r}"
             )
         sizes: list[Size] = [image.size for image in sample.images]
-        encoded = EncodedImages({}, (), ())
-        if sample.images:
-            images = [image.load() for image in sample.images]
-            encoded = self.family.encode_images(self.network, self.image_processor, images)
+        encoded = self._images(sample)
         expanded = pieces[0] + "".join(e + piece for e, piece in zip(encoded.expansions, pieces[1:], strict=True))
         # Llama's tokenizer adds the token that opens a text, unless the chat template has written it.
         opened = bool(self.tokenizer.bos_token) and rendered.startswith(self.tokenizer.bos_token)
         ids = self.tokenizer(expanded, add_special_tokens=not opened).input_ids
         positions = self.family.positions(self.network, torch.tensor([ids]), encoded.tensors)
         frame = Frame(self.frame or encoded.extents[0], sizes[0]) if sizes else Frame((1000.0, 1000.0), (1000, 1000))
-        return Prompt(sample, tuple(ids), positions, int(positions.max()) + 1, encoded.tensors, frame)
+        return Prompt(sample, tuple(ids), positions, int(positions.max()) + 1, encoded.tensors, frame, encoded.features)
+
+    def read_ahead(self, samples: Sequence[Sample]) -> None:
+        """Begin to read the images of samples whose prompts will be asked for next."""
+        if self.ahead is None:
+            return
+        cache = self.features if self.features is not None and self.features.usable(self.network) else None
+        self.ahead.start([s for s in samples if s.images and (cache is None or image_key(s) not in cache)], self._read)
+
+    def _read(self, sample: Sample) -> EncodedImages:
+        images = [image.load() for image in sample.images]
+        return self.family.encode_images(self.network, self.image_processor, images)
+
+    def _images(self, sample: Sample) -> EncodedImages:
+        """A sample's images for the network, read before, kept or read now."""
+        if not sample.images:
+            return EncodedImages({}, (), ())
+        read = self._read if self.ahead is None else partial(self.ahead.take, read=self._read)
+        if self.features is None or not self.features.usable(self.network):
+            return read(sample)
+        key = image_key(sample)
+        return self.features.get(key) or self.features.put(key, read(sample), self.network)
+
+    def kept(self) -> dict[str, float]:
+        """Share of prompts since the last call whose vision features were kept from before, and memory of all that are kept."""
+        return {} if self.features is None else self.features.report()
 
     def encode_completion(self, text: str, where: str = "completion") -> tuple[int, ...]:
         """Token ids of a completion, ended by the end-of-turn token.

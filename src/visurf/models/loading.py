@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from visurf import attention
+from visurf.linear import use_onednn
 from visurf.models.family import Family, VisionLanguageModel
 from visurf.models.internvl import INTERNVL
 from visurf.models.llava_onevision import LLAVA_ONEVISION
@@ -109,6 +110,8 @@ def load_model(
     use_shared_attention(network, chosen, kernel)
     network.to(device)
     network.eval()
+    if network.device.type == "cpu":
+        use_onednn(network)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = chosen.load_image_processor(folder, min_pixels, max_pixels)
     return VisionLanguageModel(network, tokenizer, processor, chosen, str(source))

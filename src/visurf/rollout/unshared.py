@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from visurf.models.family import Family, Prompt
+from visurf.models.features import image_inputs
 from visurf.packing import axes_first
 from visurf.policy import Policy
-from visurf.rollout.local import Rollout, Sampling, _inverse_cdf
+from visurf.rollout.sampling import choose
+from visurf.rollout.types import Rollout, Sampling
 
 
 @torch.no_grad()
@@ -49,7 +51,7 @@ def _rollouts(
     ends = torch.tensor(eos, device=device)
     uniform = None if draws is None else draws.to(device)
     axes, length = prompt.position_ids.shape
-    inputs: dict[str, Any] = {name: t.to(device) for name, t in family.merge_tensors([prompt.tensors] * members).items()}
+    inputs: dict[str, Any] = image_inputs(family, [prompt] * members, device)
     inputs["input_ids"] = torch.tensor([prompt.token_ids] * members, device=device)
     inputs["position_ids"] = axes_first(prompt.position_ids.unsqueeze(1).expand(axes, members, length)).to(device)
     tokens: list[torch.Tensor] = []
@@ -59,9 +61,10 @@ def _rollouts(
         mask = torch.ones(members, length + step, dtype=torch.long, device=device)
         output = base.model(**inputs, attention_mask=mask, use_cache=True)
         log_p = torch.log_softmax(policy.logits(output.last_hidden_state[:, -1], base.lm_head), dim=-1)
-        chosen = log_p.argmax(-1) if uniform is None else _inverse_cdf(log_p, uniform[:, step], settings.top_p)
+        drawn = choose(log_p, None if uniform is None else uniform[:, step : step + 1], settings.top_p)
+        chosen, logprob = (t[:, 0] for t in drawn)
         tokens.append(chosen)
-        logprobs.append(log_p.gather(-1, chosen.unsqueeze(-1)).squeeze(-1))
+        logprobs.append(logprob)
         ended |= torch.isin(chosen, ends)
         if bool(ended.all()):
             break

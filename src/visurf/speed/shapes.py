@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from visurf.config import ConfigError
+from visurf.linear import use_onednn, use_plain
 from visurf.models.family import VisionLanguageModel
 from visurf.models.loading import family_of, use_shared_attention
 
@@ -149,6 +150,8 @@ def build_model(shape: Shape, device: torch.device, seed: int = 0) -> VisionLang
         network: Any = AutoModelForImageTextToText.from_config(build_config(shape, tokenizer), dtype=dtype)
     family = family_of("qwen2_5_vl")
     use_shared_attention(network, family)
+    if device.type == "cpu":
+        use_onednn(network)
     network.generation_config.eos_token_id = tokenizer.eos_token_id
     network.generation_config.pad_token_id = tokenizer.pad_token_id
     network.eval()
@@ -158,7 +161,8 @@ def build_model(shape: Shape, device: torch.device, seed: int = 0) -> VisionLang
 
 
 def plain_copy(network: Any) -> Any:
-    """The same weights in a network of their own, under transformers' own attention."""
+    """The same weights in a network of their own, under transformers' own attention and PyTorch's own linear layers."""
     twin = copy.deepcopy(network)
+    use_plain(twin)
     twin.set_attn_implementation("sdpa")
     return twin
