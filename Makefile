@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint types unit bench bench-install clean
+.PHONY: install demo test lint types unit bench bench-install soak audit clean
 
 install: $(STAMP)
 
@@ -40,6 +40,15 @@ bench: bench-install
 	  $(BIN)/visurf bench rollout --model $$model --json bench/results/rollout-$$model.json && \
 	  $(BIN)/visurf bench memory --model $$model --against naive,trl --json bench/results/memory-$$model.json || exit 1; \
 	done
+
+# Hours: hostile input by the million. Interrupted, it goes on where it was; delete build/soak-fuzz.json to begin again.
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/fuzz.py --cases 1000000 --state build/soak-fuzz.json
+
+# Known weaknesses of what is pinned. Needs a network; without one it fails, and does not call what it could not look up clean.
+audit: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.9"
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 clean:
 	rm -rf $(VENV) demo-out runs build dist
