@@ -1,14 +1,15 @@
 r"""ViSurf's advantage and rewards in verl. Start verl with this file's names, or run it alone to see one batch.
 
-In a run of verl 0.9 (the file is imported by every process that computes rewards; `register` belongs into the one that trains):
+In a run of verl 0.9, with a file `register_visurf.py` on the Python path that verl imports in each of its processes, and that holds
+two lines, `from visurf.integrations import verl` and `verl.register()`:
 
-    python -c "import visurf.integrations.verl as v; v.register(); from verl.trainer.main_ppo import main; main()" \
+    VERL_USE_EXTERNAL_MODULES=register_visurf python -m verl.trainer.main_ppo \
         algorithm.adv_estimator=visurf \
         reward.custom_reward_function.path=examples/verl_visurf.py reward.custom_reward_function.name=compute_score
 
 Rows carry ``reward_model.ground_truth`` as JSON, ``{"boxes": [[x1, y1, x2, y2]], "points": [[x, y]]}`` in pixels, and
-``extra_info.image_size``, width and height. By that name every response is a rollout. A trainer of your own that appends the label's
-row to each group calls `visurf_advantage` with ``is_label``, as `main` does.
+``extra_info.image_size``, width and height. By that name every response is a rollout. A trainer of your own that appends the
+label's row to each group calls `visurf_advantage` with ``is_label``, as `main` does.
 """
 
 from __future__ import annotations
