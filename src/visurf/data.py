@@ -163,7 +163,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: tuple[type, ...]) -> tuple[Sample, int]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object, got {type(row).__name__}")

@@ -17,7 +17,20 @@ from visurf.config import DataConfig
 from visurf.geometry import Frame
 from visurf.targets import read_target
 from visurf.tasks.task import Task
-from visurf.types import Answer, Choice, DataError, Demonstration, Detections, Masks, Number, Objects, Points, Size, Text
+from visurf.types import (
+    Answer,
+    Choice,
+    DataError,
+    Demonstration,
+    Detections,
+    Masks,
+    Number,
+    Objects,
+    Points,
+    Size,
+    Text,
+    is_finite,
+)
 
 _OPEN, _CLOSE = "<think>", "</think>"
 _KEYS = ("thinking", "answer", "frame")
@@ -94,7 +107,7 @@ def read_response(
     answer = _read_answer(value["answer"], size, config, where, wanted, folder) if "answer" in value else None
     extent = value.get("frame")
     if extent is not None:
-        good = isinstance(extent, list) and len(extent) == 2 and all(isinstance(v, int | float) and v > 0 for v in extent)
+        good = isinstance(extent, list) and len(extent) == 2 and all(is_finite(v) and v > 0 for v in extent)
         if not good:
             raise DataError(f"{where}: frame: expected its width and height, got {extent!r}")
         extent = (float(extent[0]), float(extent[1]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from visurf.types import DataError, ImageRef
+from visurf.types import DataError, ImageRef, open_picture
 
 
 def picture_name(image: ImageRef, folder: Path, store: Path, *, copy: bool) -> str:
@@ -55,5 +55,5 @@ def _encoded(image: ImageRef) -> tuple[bytes, str]:
         except OSError as error:
             raise DataError(f"image {image.name}: cannot be read ({error})") from error
     data = source() if callable(source) else source
-    with Image.open(io.BytesIO(data)) as opened:
+    with open_picture(data, image.name) as opened:
         return data, f".{(opened.format or 'img').lower()}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from visurf.tags import load_json
 from visurf.tasks import with_segmenter
 from visurf.tasks.segmentation import Segment
 from visurf.tasks.task import Task
-from visurf.types import Completion, DataError, Detections, Masks, Objects, ParseError, Points, Sample, Text
+from visurf.types import Completion, DataError, Detections, Masks, Objects, ParseError, Points, Sample, Text, is_finite
 
 Kind = Literal["completions", "extractions", "coco"]
 MISSING = "no_prediction"
@@ -195,7 +194,7 @@ def _read(row: Mapping[str, Any] | None, sample: Sample, task: Task, kind: Kind,
     """A prediction as a completion, and its score for a ranking if it has one; no prediction is a failure of its own."""
     value = None if row is None else row["extraction" if kind == "extractions" else "completion"]
     score = None if row is None else row.get("score")
-    if score is not None and (not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score)):
+    if score is not None and not is_finite(score):
         raise DataError(f"prediction {sample.id!r}, field 'score': expected a finite number, got {score!r:.100}")
     if row is None or value is None:
         return Completion("", (), None, ParseError(MISSING)), score
@@ -224,7 +223,7 @@ def _coco(rows: Sequence[Mapping[str, Any]], samples: Sequence[Sample]) -> dict[
     by_pair: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
     for number, row in enumerate(rows, 1):
         values = [*row["bbox"], row["score"]] if isinstance(row["bbox"], list) else []
-        if len(values) != 5 or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+        if len(values) != 5 or not all(map(is_finite, values)):
             raise DataError(f"prediction {number}: expected bbox as x, y, width, height and a finite score, got {dict(row)!r:.200}")
         by_pair.setdefault(_place(row), []).append(row)
     found: dict[str, tuple[Completion, float | None]] = {}

@@ -45,7 +45,7 @@ class Sam2:
 
         self._torch = torch
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model: Any = Sam2Model.from_pretrained(str(path)).to(self.device).eval()  # type: ignore[arg-type]
+        self.model: Any = Sam2Model.from_pretrained(str(path), use_safetensors=True).to(self.device).eval()  # type: ignore[arg-type]
         self.processor = _pil_processor().from_pretrained(str(path))
         self.cache_bytes, self.batch, self.embedded = cache_bytes, batch, 0
         self._cache: OrderedDict[Any, list[Any]] = OrderedDict()

@@ -25,6 +25,7 @@ from visurf.types import (
     Size,
     Text,
     check_boxes,
+    is_finite,
 )
 
 _TARGETS = ("boxes", "points", "masks", "class", "number", "text", "choice")
@@ -140,7 +141,7 @@ def _scale(size: Size, config: DataConfig) -> tuple[float, float]:
 
 def _numbers(row: Any, count: int, where: str) -> list[float]:
     good = isinstance(row, Sequence) and not isinstance(row, str) and len(row) == count
-    if not good or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in row):
+    if not good or not all(map(is_finite, row)):
         raise DataError(f"{where}: expected {count} finite numbers, got {row!r}")
     return [float(v) for v in row]
 

@@ -10,13 +10,14 @@ import hashlib
 import io
 import math
 import os
+import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,10 +29,35 @@ Source = Literal["policy", "label"]
 
 # A decoded image above this many pixels is refused: a decompression bomb, not a photograph.
 MAX_IMAGE_PIXELS = 178_956_970
+# Formats that hold photographs and masks. Of the others that Pillow knows, one hands the file to an interpreter of its own.
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "JPEG2000", "PPM", "AVIF")
 
 
 class DataError(ValueError):
     """A sample that cannot be used: names the file, row and field, what was expected and what came."""
+
+
+def open_picture(source: str | Path | bytes, name: str) -> Image.Image:
+    """A picture whose header was read; its pixels are not decoded yet.
+
+    Args:
+        source: A file, or what one holds; the format goes by content, not by extension.
+        name: For messages.
+
+    Raises:
+        DataError: Missing, of no format of `PICTURE_FORMATS`, broken, or of more than `MAX_IMAGE_PIXELS`.
+    """
+    Image.init()
+    formats = [f for f in PICTURE_FORMATS if f in Image.OPEN]
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    except FileNotFoundError as error:
+        raise DataError(f"image {name}: no such file") from error
+    except Exception as error:  # a broken file makes Pillow's readers raise nearly anything
+        raise DataError(f"image {name}: cannot be read as an image ({error})") from error
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise DataError(f"image {name}: {image.width} x {image.height} pixels is over the limit {MAX_IMAGE_PIXELS}")
+    return image
 
 
 @dataclass(frozen=True)
@@ -54,17 +80,7 @@ class ImageRef:
         source = self.source
         if isinstance(source, Image.Image):
             return source
-        if callable(source):
-            source = source()
-        try:
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        except FileNotFoundError as error:
-            raise DataError(f"image {self.name}: no such file") from error
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"image {self.name}: cannot be read as an image ({error})") from error
-        if image.width * image.height > MAX_IMAGE_PIXELS:
-            raise DataError(f"image {self.name}: {image.width} x {image.height} pixels is over the limit {MAX_IMAGE_PIXELS}")
-        return image
+        return open_picture(source() if callable(source) else source, self.name)
 
     @property
     def size(self) -> Size:
@@ -76,8 +92,11 @@ class ImageRef:
         if self._size is None:
             image = self._open()
             width, height = image.size
-            if image.getexif().get(0x0112) in (5, 6, 7, 8):
-                width, height = height, width
+            try:
+                if image.getexif().get(0x0112) in (5, 6, 7, 8):
+                    width, height = height, width
+            except Exception as error:  # as in `open_picture`
+                raise DataError(f"image {self.name}: its EXIF data cannot be read ({error})") from error
             if not isinstance(self.source, Image.Image):
                 image.close()
             object.__setattr__(self, "_size", (width, height))
@@ -117,7 +136,7 @@ class ImageRef:
                 upright = image
             upright.load()
             return upright if upright.mode == "RGB" else upright.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # as in `open_picture`
             raise DataError(f"image {self.name}: cannot be decoded ({error})") from error
 
 
@@ -312,6 +331,15 @@ class Group:
         return next((i for i, c in enumerate(self.completions) if c.source == "label"), None)
 
 
+def is_finite(value: object) -> bool:
+    """Whether a value is a number that a double holds; a bool is none, nor is an integer of hundreds of digits.
+
+    >>> is_finite(1), is_finite(10**400), is_finite(float("nan")), is_finite(True)
+    (True, False, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def check_boxes(boxes: Sequence[Sequence[float]], size: Size, where: str) -> tuple[Box, ...]:
     """Validate boxes against their image.
 
@@ -326,10 +354,9 @@ def check_boxes(boxes: Sequence[Sequence[float]], size: Size, where: str) -> tup
     width, height = size
     checked = []
     for box in boxes:
-        numbers = [v for v in box if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
-        if len(box) != 4 or len(numbers) != 4:
+        if len(box) != 4 or not all(map(is_finite, box)):
             raise DataError(f"{where}: expected four finite numbers x1, y1, x2, y2, got {list(box)!r}")
-        x1, y1, x2, y2 = (float(v) for v in numbers)
+        x1, y1, x2, y2 = (float(v) for v in box)
         if x2 <= x1 or y2 <= y1:
             raise DataError(f"{where}: expected x1 < x2 and y1 < y2, got {list(box)!r}; is it xywh? set box_format: xywh")
         # Annotation tools overshoot by fractions of a pixel; more than one pixel is another frame or another image.

@@ -17,6 +17,7 @@ from visurf.benchmarks.coco_layout import detection_samples, read_coco
 from visurf.benchmarks.lvis import category_ids, lvis_image_path
 from visurf.benchmarks.rows import RowReport, boxes_on, decode_text, image_path, read_bytes
 from visurf.geometry import Frame
+from visurf.plain_yaml import read_yaml
 from visurf.types import Box, Choice, DataError, Detections, ImageRef, Number, Objects, Point, Points, Sample, Text
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -187,11 +188,9 @@ def read_yolo_names(path: Path) -> list[str]:
     text = decode_text(read_bytes(path), path)
     if path.suffix not in (".yaml", ".yml"):
         return [line.strip() for line in text.split("\n") if line.strip()]
-    import yaml
-
     try:
-        names = (yaml.safe_load(text) or {}).get("names")
-    except (yaml.YAMLError, AttributeError) as error:
+        names = (read_yaml(text) or {}).get("names")
+    except (ValueError, AttributeError) as error:
         raise DataError(f"{path}: not valid YAML with a field 'names' ({error})") from error
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[number] for number in range(len(names))]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from visurf.benchmarks.rasterise import decode_counts, fill_coco, fill_opencv
 from visurf.geometry import box_centre, mask_box, mask_point
-from visurf.types import DataError, ImageRef, LazyMask, Masks, Objects, Point, Sample, Size
+from visurf.types import DataError, ImageRef, LazyMask, Masks, Objects, Point, Sample, Size, open_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,12 +109,12 @@ class ImageMask:
             DataError: Missing or unreadable.
         """
         try:
-            with Image.open(self.path) as opened:
+            with open_picture(self.path, str(self.path)) as opened:
                 plane = opened if opened.mode in ("L", "P", "I", "1", "I;16") else opened.convert("L")
                 if self.image is not None and plane.size != self.image.size:
                     plane = plane.resize(self.image.size, Image.Resampling.NEAREST)
                 stored = np.array(plane)
-        except (OSError, UnidentifiedImageError, ValueError) as error:
+        except Exception as error:  # a broken file makes Pillow's readers raise nearly anything
             raise DataError(f"{self.path}: cannot be read as a mask ({error})") from error
         if self.values is None:
             return (stored > self.threshold).astype(np.uint8)

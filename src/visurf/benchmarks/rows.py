@@ -5,8 +5,8 @@ Nothing here decodes an image. Files are untrusted: pickles may hold plain value
 
 from __future__ import annotations
 
+import io
 import json
-import math
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn, TypeVar
 
-from visurf.types import Box, DataError, ImageRef, Sample, check_boxes
+from visurf.types import Box, DataError, ImageRef, Sample, check_boxes, is_finite
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ def numbers(value: Any, count: int | None, where: str) -> tuple[float, ...]:
     if not isinstance(entries, list | tuple) or (count is not None and len(entries) != count):
         raise DataError(f"{where}: expected {'a list of' if count is None else count} numbers, got {value!r:.100}")
     for entry in entries:
-        if isinstance(entry, bool) or not isinstance(entry, int | float) or not math.isfinite(entry):
+        if not is_finite(entry):
             raise DataError(f"{where}: expected finite numbers, got {entry!r:.50} in {value!r:.100}")
     return tuple(float(entry) for entry in entries)
 
@@ -207,7 +207,7 @@ def read_json(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> Any:
     text = decode_text(read_bytes(path), path, encodings)
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
 
 
@@ -237,12 +237,15 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield number, json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: line {number}: not valid JSON ({error})") from error
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles lists, dicts, strings and numbers; anything that names code is refused."""
+class _PlainUnpickler(pickle._Unpickler):
+    """Unpickles lists, dicts, strings and numbers; anything that names code is refused.
+
+    The unpickler that is written in Python: the other one allocates as much memory as any number in the file says.
+    """
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"it names {module}.{name}; only plain values are allowed")
@@ -257,23 +260,11 @@ def read_pickle(path: Path) -> Any:
     Raises:
         DataError: Not a pickle, or one that holds more than plain values.
     """
+    data = read_bytes(path)
     try:
-        with path.open("rb") as stream:
-            # latin1 maps every byte of a Python 2 str; utf-8 text in it comes out readable through `repair_latin1`.
-            return _PlainUnpickler(stream, encoding="latin1").load()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        OverflowError,
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        MemoryError,
-    ) as error:
+        # latin1 maps every byte of a Python 2 str; utf-8 text in it comes out readable through `repair_latin1`.
+        return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+    except Exception as error:  # a broken file makes the opcodes fail in nearly any way
         raise DataError(f"{path}: refused as a pickle of plain values ({error})") from error
 
 

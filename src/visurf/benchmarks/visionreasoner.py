@@ -59,7 +59,7 @@ def training_from_rows(rows: Rows, *, report: RowReport | None = None) -> list[S
 def _solution(text: str, where: str) -> Objects:
     try:
         items = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error})") from error
     # The oldest set has one object with two points, not in a list.
     items = [items] if isinstance(items, dict) else items

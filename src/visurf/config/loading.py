@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from visurf.config.settings import Config, ConfigError
 from visurf.config.shipped import find_recipe
 from visurf.naming import suggestion
+from visurf.plain_yaml import read_yaml
 
 C = TypeVar("C")
 
@@ -71,7 +70,7 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
         # YAML reads 1e-6 as text; the number is what was meant.
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     if kind is bool and isinstance(value, bool):
         return value
@@ -116,8 +115,8 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError(f"expected key=value, got {argument!r}")
         try:
-            dotted[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            dotted[key] = read_yaml(value)
+        except ValueError as error:
             raise ConfigError(f"{argument!r}: the value is not valid YAML ({error})") from error
     return nested(dotted)
 
@@ -140,8 +139,8 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in above:
         raise ConfigError(f"a recipe is its own base: {' -> '.join(p.name for p in chain)}")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: expected keys and values, got {type(values).__name__}")

@@ -91,7 +91,7 @@ def read_record_values(path: str | Path, metric: str) -> dict[str, float | None]
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON ({error})") from error
         found = row if isinstance(row, dict) and metric in row else row.get("metrics", {}) if isinstance(row, dict) else {}
         if metric not in found or "id" not in row:

@@ -102,17 +102,20 @@ def load_model(
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
+    # A checkpoint is data: code that comes with it is refused, not asked about, and weights are read as safetensors only.
     folder = resolve(source)
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     chosen = look_up(family, FAMILIES, "model family") if family else family_of(config.model_type)
     check_sharing(chosen, config)
-    network: Any = AutoModelForImageTextToText.from_pretrained(weights or folder, dtype=dtype, attn_implementation="sdpa")
+    network: Any = AutoModelForImageTextToText.from_pretrained(
+        weights or folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True
+    )
     use_shared_attention(network, chosen, kernel)
     network.to(device)
     network.eval()
     if network.device.type == "cpu":
         use_onednn(network)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     processor = chosen.load_image_processor(folder, min_pixels, max_pixels)
     return VisionLanguageModel(network, tokenizer, processor, chosen, str(source))
 
