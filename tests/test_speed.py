@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,14 +32,15 @@ def rows_of(found, what):
     return {r["side"]: r for r in found["rows"] if r["what"] == what}
 
 
-def test_the_step_command_measures_both_sides_and_writes_json(tmp_path, capsys):
+def test_the_step_command_measures_both_sides_and_writes_json(tmp_path, capsys, monkeypatch):
     path = tmp_path / "results" / "step.json"
     arguments = ["bench", "step", "--model", "smoke", "--against", "naive", "--repeats", "2", "--warmup", "0", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["visurf", *arguments])
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     found = json.loads(path.read_text())
     assert set(found) == {"command", "speedup", "model", "workload", "rows", "notes", "machine", "versions"}
-    assert found["command"].startswith("visurf ")
+    assert found["command"] == " ".join(["visurf", *arguments])
     assert found["model"] == "smoke"
     assert found["versions"]["torch"] == torch.__version__
     assert found["machine"]["threads"] == torch.get_num_threads()

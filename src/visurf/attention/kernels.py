@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,9 @@ def _choose(name: str, device: str, dtype: torch.dtype, heads: int, kv_heads: in
     # FlexAttention has no backward on CPU.
     usual = ("merged", "flex") if device == "cuda" else ("merged",)
     for candidate in usual if name == "auto" else (name,):
-        failure = _disagreement(kernels[candidate], device, dtype, (heads, kv_heads, size))
+        # In a thread of its own: gradient checkpointing would count the tensors that the comparison saves, autocast change their type.
+        with ThreadPoolExecutor(1) as apart:
+            failure = apart.submit(_disagreement, kernels[candidate], device, dtype, (heads, kv_heads, size)).result()
         if failure is None:
             return kernels[candidate]
         if name != "auto":

@@ -47,8 +47,12 @@ _EXTRAS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    parser = argparse.ArgumentParser("visurf", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="store_true", help="print the version")
+    parser = argparse.ArgumentParser(
+        "visurf", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+    )
+    # The line of usage names both; the room is for the commands.
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for group in (runs, measuring, scores, datasets, environment, speed):
         group.add(commands)
