@@ -58,7 +58,7 @@ def _choose(name: str, device: str, dtype: torch.dtype, heads: int, kv_heads: in
     # FlexAttention has no backward on CPU.
     usual = ("merged", "flex") if device == "cuda" else ("merged",)
     for candidate in usual if name == "auto" else (name,):
-        # In a thread of its own: gradient checkpointing would count the tensors that the comparison saves, autocast change their type.
+        # In a thread of its own: checkpointing would count the tensors that the comparison saves, autocast change their type.
         with ThreadPoolExecutor(1) as apart:
             failure = apart.submit(_disagreement, kernels[candidate], device, dtype, (heads, kv_heads, size)).result()
         if failure is None:
