@@ -38,14 +38,25 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """See `torch.nn.Linear`."""
         weight = self.weight
-        if input.numel() * weight.shape[0] < (FEW_WORTH if self.keep else WORTH) or not _suits(input, weight):
-            return functional.linear(input, weight, self.bias)
-        if torch.is_grad_enabled() and (weight.requires_grad or input.requires_grad):
-            product: Tensor = _Product.apply(input, weight, self.bias)  # type: ignore[no-untyped-call]
-            return product
-        if self.keep and self.packed is None and input.numel() <= FEW_ROWS * weight.shape[1]:
+        if not self.keep or _differentiated(input, weight) or not _suits(input, weight, FEW_WORTH):
+            return product(input, weight, self.bias)
+        if self.packed is None and input.numel() <= FEW_ROWS * weight.shape[1]:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
         return _product(input, weight if self.packed is None else self.packed, self.bias)
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear`, by oneDNN where that is faster: (..., K), (N, K) and (N,) -> (..., N)."""
+    if not _suits(rows, weight, WORTH):
+        return functional.linear(rows, weight, bias)
+    if _differentiated(rows, weight):
+        found: Tensor = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+        return found
+    return _product(rows, weight, bias)
+
+
+def _differentiated(rows: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (weight.requires_grad or rows.requires_grad)
 
 
 class _Product(torch.autograd.Function):
@@ -76,9 +87,10 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return found
 
 
-def _suits(rows: Tensor, weight: Tensor) -> bool:
+def _suits(rows: Tensor, weight: Tensor, worth: int) -> bool:
     return (
-        rows.dtype == weight.dtype == torch.float32
+        rows.numel() * weight.shape[0] >= worth
+        and rows.dtype == weight.dtype == torch.float32
         and rows.device.type == weight.device.type == "cpu"
         and type(weight) in (nn.Parameter, Tensor)
         and not torch.is_autocast_enabled("cpu")

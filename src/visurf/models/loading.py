@@ -18,6 +18,7 @@ from visurf.models.llava_onevision import LLAVA_ONEVISION
 from visurf.models.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from visurf.models.smolvlm import SMOLVLM
 from visurf.naming import look_up
+from visurf.patches import use_products
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, SMOLVLM, LLAVA_ONEVISION)}
 MINI = "mini"
@@ -113,6 +114,7 @@ def load_model(
     use_shared_attention(network, chosen, kernel)
     network.to(device)
     network.eval()
+    use_products(network)
     if network.device.type == "cpu":
         use_onednn(network)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

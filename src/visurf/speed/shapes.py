@@ -14,6 +14,7 @@ from visurf.config import ConfigError
 from visurf.linear import use_onednn, use_plain
 from visurf.models.family import VisionLanguageModel
 from visurf.models.loading import family_of, use_shared_attention
+from visurf.patches import use_convolutions, use_products
 
 # The end stands first in the vocabulary, so that the lowest random number draws it: see `visurf.speed.workloads.Ends`.
 END = "<|im_end|>"
@@ -150,6 +151,7 @@ def build_model(shape: Shape, device: torch.device, seed: int = 0) -> VisionLang
         network: Any = AutoModelForImageTextToText.from_config(build_config(shape, tokenizer), dtype=dtype)
     family = family_of("qwen2_5_vl")
     use_shared_attention(network, family)
+    use_products(network)
     if device.type == "cpu":
         use_onednn(network)
     network.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -161,8 +163,9 @@ def build_model(shape: Shape, device: torch.device, seed: int = 0) -> VisionLang
 
 
 def plain_copy(network: Any) -> Any:
-    """The same weights in a network of their own, under transformers' own attention and PyTorch's own linear layers."""
+    """The same weights in a network of their own, under transformers' own attention and PyTorch's own layers."""
     twin = copy.deepcopy(network)
     use_plain(twin)
+    use_convolutions(twin)
     twin.set_attn_implementation("sdpa")
     return twin
