@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from visurf import linear
 from visurf.linear import Linear, frozen_weights, use_onednn, use_plain
 from visurf.patches import PatchProjection, use_convolutions, use_products
 
@@ -21,7 +22,11 @@ def _gradients(module: nn.Module, rows: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [3, 700])
-def test_linear_layers_compute_and_differentiate_what_torch_does(rows: int, bias: bool) -> None:
+@pytest.mark.parametrize("maker", [True, False])
+def test_linear_layers_compute_and_differentiate_what_torch_does(
+    monkeypatch: pytest.MonkeyPatch, maker: bool, rows: int, bias: bool
+) -> None:
+    monkeypatch.setattr(linear, "intel", lambda: maker)
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(256, 640, bias=bias), nn.Tanh())
     ours = copy.deepcopy(plain)

@@ -1,14 +1,16 @@
 """Linear layers through oneDNN where that is the faster library: float32 on x86 processors.
 
-PyTorch multiplies float32 matrices with MKL, which on processors of other makers than its own leaves half of the speed unused, and
-which reads a weight several times when there are few rows. The products are the same up to rounding.
+PyTorch multiplies float32 matrices with MKL. On processors of other makers than its own it leaves half of the speed unused; on all
+it reads a weight several times when there are few rows. The products are the same up to rounding.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,7 +49,7 @@ class Linear(nn.Linear):
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`torch.nn.functional.linear`, by oneDNN where that is faster: (..., K), (N, K) and (N,) -> (..., N)."""
-    if not _suits(rows, weight, WORTH):
+    if intel() or not _suits(rows, weight, WORTH):
         return functional.linear(rows, weight, bias)
     if _differentiated(rows, weight):
         found: Tensor = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
@@ -96,6 +98,16 @@ def _suits(rows: Tensor, weight: Tensor, worth: int) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and available()
     )
+
+
+@cache
+def intel() -> bool:
+    """Whether the processor is of MKL's own maker, for which MKL multiplies many rows as fast, and transposed ones faster."""
+    try:
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        described = platform.processor()
+    return "GenuineIntel" in described
 
 
 @cache
