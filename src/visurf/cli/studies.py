@@ -1,4 +1,4 @@
-"""Commands that compare runs: study."""
+"""Commands that compare runs and models: study, alarms, probe."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def add(commands: Any) -> None:
     study.add_argument("--dry-run", action="store_true", help="only list the runs")
     study.add_argument("--tune-only", action="store_true", help="stop before any test set is opened")
     study.set_defaults(run=_study)
+
+    about = "signs in a run's metrics that its reward deceives; exit status 1 where there are any"
+    alarms = commands.add_parser("alarms", description=about)
+    alarms.add_argument("run_folder", type=Path, metavar="RUN", help="a run's folder, or a metrics.jsonl")
+    alarms.add_argument("--accuracy", help="the validation metric (default: as the run's recipe says)")
+    alarms.add_argument("--json", action="store_true", help="print JSON")
+    alarms.set_defaults(run=_alarms)
 
 
 def _study(options: argparse.Namespace) -> int:
@@ -65,6 +72,34 @@ def _study(options: argparse.Namespace) -> int:
     failed = sum(run["status"] != "done" for run in results["runs"])
     print(f"{out / 'page.md'}" + (f"; {failed} of {len(results['runs'])} runs failed, see there" if failed else ""))
     return int(failed > 0)
+
+
+def _alarms(options: argparse.Namespace) -> int:
+    from visurf.alarms import correlations, find_alarms, read_curve, read_rows, watched
+    from visurf.config import load_config
+
+    folder = options.run_folder if options.run_folder.is_dir() else options.run_folder.parent
+    rows = read_rows(folder / "metrics.jsonl" if options.run_folder.is_dir() else options.run_folder)
+    if not rows:
+        raise ValueError(f"{options.run_folder}: no metrics.jsonl with steps; name the folder of a run")
+    recipe = folder / "config.yaml"
+    accuracy, form = watched(load_config(recipe)) if recipe.exists() else ("", [])
+    accuracy = options.accuracy or accuracy
+    points = len(read_curve(rows, accuracy).steps)
+    found, ranks = find_alarms(rows, accuracy, form), correlations(rows, accuracy)
+    if options.json:
+        plain = {name: None if value != value else value for name, value in ranks.items()}
+        alarms = [{"kind": a.kind, "step": a.step, "message": a.message} for a in found]
+        print(json.dumps({"accuracy": accuracy, "evaluations": points, "correlations": plain, "alarms": alarms}))
+        return int(bool(found))
+    print(f"{len(rows)} steps, {points} evaluations of {accuracy or 'nothing: set evaluation.every and data.validation'}")
+    for name, value in ranks.items():
+        print(f"{name:<24} rank correlation with accuracy {value:+.2f}")
+    for alarm in found:
+        print(f"ALARM {alarm.kind} at step {alarm.step}: {alarm.message}")
+    if not found:
+        print("no alarm" if points >= 4 else "too few evaluations for alarms: at least 4")
+    return int(bool(found))
 
 
 def _say(text: str) -> None:
