@@ -98,6 +98,9 @@ class Run:
         self.interruption = Interruption()
         self.last: dict[str, Any] = {}
         self.scores: dict[str, float] = {}
+        self.resumed, damaged = checkpoint.newest_intact(Path(config.out))
+        for problem in damaged:
+            warnings.warn(f"{problem}; going on from {self.resumed}", stacklevel=2)
         with parallel.agreed():
             self._open(config)
         self._check_alike()
@@ -116,12 +119,11 @@ class Run:
         self.train_data = load_data(config.data.train, config.data, self.task)
         empty = DataSet(())
         self.validation = load_data(config.data.validation, config.data, self.task) if config.data.validation else empty
-        found = checkpoint.latest(self.out)
+        found = self.resumed
         if found is not None and config.checkpoint.resume == "never":
             raise ConfigError(f"{self.out} holds a run already; choose another out=, or checkpoint.resume=auto to go on")
         if found is not None:
             check_same_run(config, self.out, len(self.stages))
-        self.resumed = found
         self.progress, self.state = checkpoint.read(found) if found else (checkpoint.Progress(), {})
 
     def _check_alike(self) -> None:
