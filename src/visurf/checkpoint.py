@@ -5,6 +5,9 @@ adapters) in safetensors, the optimiser and schedule, and the positions of the r
 processes: optimiser states go by the names of parameters, and where the policy is shared out every process writes its parts of
 them (torch's distributed checkpoints), from which any number of processes can take theirs. Random states need no place in it: data
 order, rollouts and dropout are functions of seed and step.
+
+Every file's checksum stands in ``SHA256SUMS``. A checkpoint whose files are not what was written is set aside and the one before
+is used.
 """
 
 from __future__ import annotations
@@ -21,7 +24,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from visurf import parallel
+from visurf import checksums, parallel
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written, or a run of which none is intact."""
 
 
 @dataclass
@@ -36,6 +43,8 @@ class Progress:
         best: Best validation metric so far, or None.
         best_step: The step that reached it.
         seconds: Wall time spent so far.
+        skipped: Steps in a row, up to the last, that were skipped for values that are not finite.
+        halvings: How often the token budgets of training and of rollouts were halved because memory ran out.
     """
 
     step: int = 0
@@ -45,6 +54,8 @@ class Progress:
     best: float | None = None
     best_step: int = -1
     seconds: float = 0.0
+    skipped: int = 0
+    halvings: tuple[int, int] = (0, 0)
 
 
 SHARDS = "optimizer"
@@ -78,41 +89,97 @@ def save(
     """
     final = folder_of(out, progress.step)
     partial = final.with_name(f".partial-{final.name}")
+    try:
+        _write(progress, network, state, partial, weights=weights, shards=shards)
+        with parallel.agreed():
+            if parallel.rank() == 0:
+                _complete(out, progress, partial, final, keep)
+    except parallel.OtherProcessError:
+        raise
+    except Exception as error:
+        # What was written takes room that the next attempt needs.
+        shutil.rmtree(partial, ignore_errors=True)
+        steps = sorted(steps_in(out))
+        before = f"the last one, of step {steps[-1]}, is intact" if steps else "there is none before it"
+        raise CheckpointError(
+            f"the checkpoint of step {progress.step} could not be written to {final.parent} ({error}); {before}. When there is "
+            "room and it may be written to again, the same command goes on from there"
+        ) from error
+
+
+def _write(
+    progress: Progress,
+    network: Any,
+    state: Mapping[str, Any],
+    partial: Path,
+    *,
+    weights: Mapping[str, Tensor] | None,
+    shards: Mapping[str, Any] | None,
+) -> None:
+    """Write all files of a checkpoint and their checksums; every process calls it."""
     with parallel.agreed():
         if parallel.rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            # Those of other steps come from processes that were killed.
+            for left in (*partial.parent.glob(".partial-*"), *partial.parent.glob(".retired-*")):
+                shutil.rmtree(left)
             partial.mkdir(parents=True)
     if shards is not None:
-        import torch.distributed.checkpoint as dcp
-
-        dcp.save(dict(shards), checkpoint_id=partial / SHARDS)
+        with parallel.agreed():
+            _write_shards(dict(shards), partial / SHARDS)
     with parallel.agreed():
         if parallel.rank() == 0:
             network.save_pretrained(partial / "model", state_dict=weights)
             torch.save(dict(state), partial / "state.pt")
-            _complete(out, progress, partial, final, keep)
+            (partial / "progress.json").write_text(json.dumps(asdict(progress)))
+    sums: list[tuple[str, str]] = []
+    with parallel.agreed():
+        sums = list(checksums.checksums(partial, parallel.share(checksums.files_in(partial))).items())
+    sums = parallel.rejoin(sums)
+    with parallel.agreed():
+        if parallel.rank() == 0:
+            checksums.write_list(partial, dict(sums))
+
+
+def _write_shards(shards: dict[str, Any], folder: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        dcp.save(shards, checkpoint_id=folder)
+    except CheckpointException as error:
+        # It is no Exception; all processes get it, with what each of them met.
+        number, (problem, _) = next(iter(error.failures.items()))
+        raise OSError(f"process {number}: {problem}") from error
 
 
 def _complete(out: Path, progress: Progress, partial: Path, final: Path, keep: int) -> None:
     """Give a checkpoint its name once everything is on the disk, and drop old ones."""
-    (partial / "progress.json").write_text(json.dumps(asdict(progress)))
-    for path in partial.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+    for path in (*partial.rglob("*"), partial):
+        _to_disk(path)
     if final.exists():
         # A rerun of the same step: the old folder leaves its name only when the new one is complete.
         retired = final.with_name(f".retired-{final.name}")
-        shutil.rmtree(retired, ignore_errors=True)
         final.replace(retired)
         partial.replace(final)
         shutil.rmtree(retired)
     else:
         partial.replace(final)
+    _to_disk(final.parent)
     steps = sorted(steps_in(out))
     for step in steps[:-keep] if keep > 0 else []:
         if step != progress.best_step:
             shutil.rmtree(folder_of(out, step))
+
+
+def _to_disk(path: Path) -> None:
+    """Have a file or a folder's list of names on the disk, where the system can do that."""
+    if path.is_dir() and os.name == "nt":
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def steps_in(out: Path) -> list[int]:
@@ -127,6 +194,54 @@ def latest(out: Path) -> Path | None:
     """The newest complete checkpoint, or None."""
     steps = steps_in(out)
     return folder_of(out, max(steps)) if steps else None
+
+
+def damage(folder: Path) -> list[str]:
+    """What of a checkpoint is not as it was written; empty where all is well. Every process calls it and reads its share."""
+    problems: list[str] = []
+    try:
+        expected = checksums.read_list(folder)
+        names = parallel.share(sorted(expected))
+        problems = checksums.differences(folder, {name: expected[name] for name in names})
+    except ValueError as error:
+        problems = [str(error)]
+    return sorted(set(parallel.gather(problems)))
+
+
+def newest_intact(out: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose files are what was written, and what is wrong with newer ones; every process calls it.
+
+    Damaged checkpoints get the name ``damaged-step-NNNNNN``.
+
+    Raises:
+        CheckpointError: There are checkpoints, and none is intact.
+    """
+    said, damaged = [], []
+    steps = sorted(steps_in(out), reverse=True)
+    if any(seen != steps for seen in parallel.gather([steps])):
+        # The run refuses this; nothing is to be judged or renamed before.
+        return latest(out), []
+    for step in steps:
+        folder = folder_of(out, step)
+        problems = damage(folder)
+        if not problems:
+            break
+        damaged.append(folder)
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        said.append(f"the checkpoint {folder} is damaged: {problems[0]}{more}")
+    else:
+        if steps:
+            raise CheckpointError(
+                f"no checkpoint of {out} is intact: {'; '.join(said)}. Put the files back, or begin anew with another out="
+            )
+        return None, []
+    with parallel.agreed():
+        if parallel.rank() == 0:
+            for bad in damaged:
+                aside = bad.with_name(f"damaged-{bad.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                bad.replace(aside)
+    return folder, said
 
 
 def read(folder: Path) -> tuple[Progress, dict[str, Any]]:
