@@ -6,6 +6,7 @@ which reads a weight several times when there are few rows. The products are the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,6 +24,8 @@ FEW_WORTH = 1 << 18
 FEW_ROWS = 512
 # Copies of weights in that layout take so many bytes at most.
 PACKED_BYTES = 4 << 30
+# Compiled kernels that oneDNN keeps.
+KERNELS = 32
 
 
 class Linear(nn.Linear):
@@ -103,7 +106,12 @@ def available() -> bool:
 
 
 def use_onednn(network: nn.Module) -> None:
-    """Let a network's linear layers compute through oneDNN; parameters and names stay what they are."""
+    """Let a network's linear layers compute through oneDNN; parameters and names stay what they are.
+
+    Sets ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` where it is not set: oneDNN keeps 1,024 compiled kernels, each for one shape, and packed
+    rows and batches of rollouts have ever new shapes. Memory then grows by hundreds of megabytes over the first thousand steps.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
     for module in network.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear
