@@ -108,8 +108,8 @@ def available() -> bool:
 def use_onednn(network: nn.Module) -> None:
     """Let a network's linear layers compute through oneDNN; parameters and names stay what they are.
 
-    Sets ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` where it is not set: oneDNN keeps 1,024 compiled kernels, each for one shape, and packed
-    rows and batches of rollouts have ever new shapes. Memory then grows by hundreds of megabytes over the first thousand steps.
+    Sets ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` where it is not set: oneDNN keeps 1,024 compiled kernels, one for each shape, and
+    packed rows and batches of rollouts have ever new shapes, so that memory grows by hundreds of megabytes over many steps.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
     for module in network.modules():
