@@ -178,10 +178,12 @@ def spoilt(checkpoint, mode, how):
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.5, 9)
     scorer = Scorer(TASKS["referring"], {"length": Part(reward, 3.0, "accuracy")})
     loop = Replayed(config, PARADIGMS["rlvr"], model, policy, scorer, placement=placement)
+    # What a prompt with one completion takes does fit.
+    most = max(len(p.token_ids) for p in loop.prompting.encode([make_sample(i) for i in STEPS[0]])[0]) + 9
     forward = Policy.forward
 
     def wrong(self, row, **settings):
-        if how == "memory" and row.length > 60:
+        if how == "memory" and row.length > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         found = forward(self, row, **settings)
         return found * float("nan") if how == "nan" and torch.is_grad_enabled() else found

@@ -45,7 +45,7 @@ def test_memory_that_runs_out_on_one_process_makes_all_repeat_the_step(found):
     assert [step["budgets"] for step in plain["steps"]] == [[400, 400]] * 3
     assert short["steps"][0]["budgets"] == [400, 400]
     assert short["steps"][1]["budgets"] == short["steps"][2]["budgets"]
-    assert short["steps"][1]["budgets"][0] == short["steps"][1]["budgets"][1] < 100
+    assert short["steps"][1]["budgets"][0] == short["steps"][1]["budgets"][1] < 400
     for a, b in zip(plain["steps"], short["steps"], strict=True):
         assert b["metrics"]["policy/grad_norm"] == pytest.approx(a["metrics"]["policy/grad_norm"], rel=1e-4)
         assert b["metrics"]["loss"] == pytest.approx(a["metrics"]["loss"], rel=1e-4, abs=1e-6)
