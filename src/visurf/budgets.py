@@ -65,12 +65,14 @@ class Budget:
         """The budget as it is now."""
         return max(self.start >> self.halvings, 1)
 
-    def fitted(self, attempt: Callable[[], T], divisible: Callable[[], bool], what: str, remedy: str, *, together: bool) -> T:
+    def fitted(self, attempt: Callable[[], T], failed: Callable[[], int], what: str, remedy: str, *, together: bool) -> T:
         """Run something under the budget; where memory runs out, halve the budget and run it again.
+
+        The budget stays as it was where that does not help either.
 
         Args:
             attempt: To be run; reads `tokens`, and leaves nothing behind when it fails.
-            divisible: Whether what failed was more than the smallest piece there is.
+            failed: Tokens of the piece that failed; 0 where it was the smallest piece there is.
             what: The smallest piece, for the message.
             remedy: What to change where that does not fit.
             together: All processes run it, and again if it failed on one; each of them has kept step with the others then.
@@ -79,20 +81,26 @@ class Budget:
             MemoryShortage: The smallest piece does not fit.
             OtherProcessError: It does not on another process, or the attempt failed there.
         """
-        while True:
-            short = False
-            with parallel.agreed() if together else nullcontext():
-                try:
-                    found = attempt()
-                except Exception as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if not divisible() or self.tokens == 1:
-                        raise MemoryShortage(f"memory ran out: {what} does not fit ({_first_line(error)}). {remedy}") from error
-                    short = True
-            if not (any(parallel.gather([short])) if together else short):
-                return found
-            self._halve()
+        before = self.halvings
+        try:
+            while True:
+                size = 0
+                with parallel.agreed() if together else nullcontext():
+                    try:
+                        found = attempt()
+                    except Exception as error:
+                        if not is_out_of_memory(error):
+                            raise
+                        size = failed()
+                        if not size or self.tokens == 1:
+                            raise MemoryShortage(f"memory ran out: {what} does not fit ({_first_line(error)}). {remedy}") from error
+                size = max(parallel.gather([size])) if together else size
+                if not size:
+                    return found
+                self._halve(size)
+        except Exception:
+            self.halvings = before
+            raise
 
     def agree(self) -> None:
         """Take the smallest budget of all processes."""
@@ -102,9 +110,11 @@ class Budget:
         """The budget as a metric, where it is no longer the setting's."""
         return {f"memory/{self.name.rpartition('.')[2]}": float(self.tokens)} if self.halvings else {}
 
-    def _halve(self) -> None:
+    def _halve(self, size: int) -> None:
+        """Halve the budget until a piece of so many tokens is over it."""
         before = self.tokens
-        self.halvings += 1
+        while self.tokens == before or self.tokens >= size > 1:
+            self.halvings += 1
         LOG.warning("memory ran out: %s is %d from here on, it was %d; the step is repeated", self.name, self.tokens, before)
         # The failed attempt's tensors are held by its frames until these are collected.
         gc.collect()

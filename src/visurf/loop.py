@@ -97,7 +97,7 @@ class Loop:
             config.data.on_bad_sample,
             config.rollout.max_tokens if paradigm.rollouts else 0,
         )
-        self._sequences = 0  # of the packed row in hand
+        self._divisible = 0  # tokens of the packed row in hand, 0 where it holds a single sequence
         self._changed = False  # whether this step has changed weights
         # While true, weights and step number do not belong together, or a failure of one process is unknown to the others.
         self.updating = False
@@ -148,7 +148,7 @@ class Loop:
         )
         smallest = "a prompt with a single completion"
         try:
-            return self.budget.fitted(attempt, lambda: self._sequences > 1, smallest, remedy, together=True)
+            return self.budget.fitted(attempt, lambda: self._divisible, smallest, remedy, together=True)
         except Exception:
             # All processes know of it.
             self.updating = self._changed
@@ -171,7 +171,7 @@ class Loop:
     def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
         """Rollouts `first` to `first + members` of every prompt in step `number`."""
         settings = self.config.rollout
-        smallest = min(len(p.token_ids) for p in prompts) + members * settings.max_tokens if prompts else 0
+        needs = [len(p.token_ids) + members * settings.max_tokens for p in prompts]
 
         def attempt() -> list[list[Rollout]]:
             # A repeated attempt draws from the same streams, from their beginning.
@@ -189,7 +189,7 @@ class Loop:
         try:
             return self.rollout_budget.fitted(
                 attempt,
-                lambda: self.rollout_budget.tokens > smallest,
+                lambda: min(sum(needs), self.rollout_budget.tokens) if self.rollout_budget.tokens > min(needs) else 0,
                 "one prompt with its rollouts",
                 "Lower rollout.max_tokens, rollout.group_size or model.max_pixels",
                 together=False,
@@ -271,7 +271,7 @@ class Loop:
 
     def row(self, bundles: Sequence[Bundle]) -> PackedRow:
         """A packed row on the device."""
-        self._sequences = sum(len(b.sequences) for b in bundles)
+        self._divisible = sum(b.tokens for b in bundles) if sum(len(b.sequences) for b in bundles) > 1 else 0
         return build_row(self.placement.complete(bundles), self.model.family, self.model.device)
 
     def advantages(self, groups: Sequence[Group], moment: Moment) -> list[Group]:

@@ -111,7 +111,7 @@ def diagnosis(
             f"{len(spoilt)} parameters hold values that are not finite, the first is {spoilt[0]}: no step can mend that. "
             "Begin anew from a sound checkpoint"
         )
-    elif bad and sum(count for _, count in bad) < members / 2:
+    elif bad and sum(count for _, count in bad) <= members / 2:
         cause = f"few sequences are concerned, those of samples {[name for name, _ in bad[:5]]}: look at them first"
     else:
         cause = "the weights are finite: arithmetic overflows. Lower optimizer.lr, or compute with model.autocast: off"

@@ -1,6 +1,6 @@
 """One run that is killed thirty times with SIGKILL, at random moments of every kind, against the same run left alone.
 
-Run with ``make soak``, or ``python tests/soak/kill.py --kills 30 --json FILE``. The exit status is 1 unless final weights, optimiser
+Run with ``make soak``, or ``python tests/soak/kill.py --json FILE``. The exit status is 1 unless final weights, optimiser
 state and the deterministic fields of the logs are bit by bit those of the run that nothing happened to.
 """
 
