@@ -19,6 +19,7 @@ from visurf import parallel
 from visurf.advantages import spread
 from visurf.config import Config
 from visurf.control import acting
+from visurf.costs import Meter
 from visurf.diagnostics import Diagnostics
 from visurf.groups import compared_rewards, form_group, reached, with_advantages
 from visurf.hinting import in_rounds
@@ -82,6 +83,7 @@ class Loop:
         self.controls = acting(config.controls, paradigm.controls)
         self.mixing = {**paradigm.mixing, **config.mixing}
         self.groups: Sequence[Group] = ()
+        self.meter = Meter.of(model, policy.network)
         # While true, weights and step number do not belong together, or a failure of one process is unknown to the others.
         self.updating = False
 
@@ -110,7 +112,8 @@ class Loop:
             for _ in range(self.config.inner_steps):
                 loss, carried = self.update(batch, optimizer, schedule, seen)  # Eq. 8
             self.updating = False
-        return seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | self.model.kept()
+        counted = self.meter.take(seen.seconds["train"])
+        return seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | counted | self.model.kept()
 
     def sample(
         self, prompts: Sequence[Prompt], labels: Sequence[Completion | None], number: int, moment: Moment
@@ -137,6 +140,7 @@ class Loop:
         with autocast(self.config, self.model.device):
             sampled = sample(self.policy, self.model.family, prompts, members, sampling, self.model.eos_ids, streams)
         self.policy.train()
+        self.meter.sample(prompts, sampled, shared=not self.model.family.unshared)
         return sampled
 
     def complete(self, rollout: Rollout, hint: Sequence[int] = ()) -> Completion:
@@ -188,6 +192,7 @@ class Loop:
         with self.placement.passes(policy, len(planned)):
             for bundles in planned:
                 row = self.row(bundles)
+                self.meter.score(bundles)
                 with autocast(self.config, self.model.device):
                     values = policy(row, entropy=entropy)
                 for number, part in zip(row.numbers, values.split(batch.lengths[row.numbers].tolist()), strict=True):
@@ -253,6 +258,7 @@ class Loop:
             self.placement.backward(loss)
             total, carried = total + loss.item(), carried + len(row.numbers)
             seen.unique += sum(b.tokens for b in bundles)
+            self.meter.train(bundles)
             for source, where in (("policy", ~label), ("label", label)):
                 seen.add(f"{source}/clip_frac", terms.clipped[where])
                 seen.add(f"{source}/approx_kl", terms.kl[where])

@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import nn
 
-from visurf import checkpoint, evaluation, parallel
+from visurf import accounting, checkpoint, evaluation, parallel
 from visurf.config import Config, ConfigError, LoraConfig, load_config, to_dict
 from visurf.data import DataSet, load_data
 from visurf.exporting import export
@@ -289,7 +289,9 @@ class Run:
             if self.rank == 0:
                 network.save_pretrained(self.out / "adapter", state_dict=weights)
         if self.rank == 0:
-            summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": self.scores}
+            lines = (self.out / "metrics.jsonl").read_text().splitlines()
+            cost = {"processes": parallel.number(), **accounting.totals(map(json.loads, lines))}
+            summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": self.scores, "cost": cost}
             (self.out / "summary.json").write_text(json.dumps(summary, indent=1))
         self.report({"event": "end", "out": self.out})
 
