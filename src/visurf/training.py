@@ -265,7 +265,10 @@ class Run:
         with parallel.agreed(), autocast(self.config, loop.model.device), loop.placement.sampling():
             mine = parallel.share(samples)
             found = list(evaluation.records(loop.model, loop.policy, mine, loop.scorer, self.config.task.prompt, sampling))
-        return evaluation.summarise(self.task, parallel.rejoin(list[Mapping[str, Any]](found)))
+        everybody = parallel.rejoin(list[Mapping[str, Any]](found))
+        if self.rank == 0:
+            evaluation.write_records(self.out / "validation.jsonl", everybody)
+        return evaluation.summarise(self.task, everybody)
 
     def _save(self, network: Any, loop: Loop, optimizer: torch.optim.Optimizer, schedule: Any, tracker: Tracker | None) -> None:
         if tracker is not None:
