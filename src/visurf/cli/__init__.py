@@ -90,7 +90,7 @@ def build_parser(*, listed: bool = False) -> argparse.ArgumentParser:
     # The line of usage names both; the room is for the commands.
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="" if listed else argparse.SUPPRESS)
     for group in (runs, measuring, scores, datasets, exports, environment, speed):
         group.add(_Listed(commands) if listed else commands)
     return parser
