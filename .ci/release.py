@@ -38,14 +38,21 @@ def build(out: Path) -> tuple[Path, Path]:
 def check_contents(wheel: Path, source: Path) -> None:
     """What must and must not be in them."""
     inside = zipfile.ZipFile(wheel).namelist()
-    needed = ("visurf/py.typed", "visurf/mini/checkpoint/model.safetensors", "visurf/recipes/_lora_1gpu.yaml", "visurf/mini/demo.yaml")
+    needed = (
+        "visurf/py.typed",
+        "visurf/mini/checkpoint/model.safetensors",
+        "visurf/recipes/_lora_1gpu.yaml",
+        "visurf/mini/demo.yaml",
+    )
     missing = [name for name in needed if name not in inside]
     foreign = [name for name in inside if not name.startswith(("visurf/", "visurf-"))]
     if missing or foreign:
         raise SystemExit(f"{wheel.name}: missing {missing}, foreign {foreign[:5]}")
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    missing = [name for name in ("pyproject.toml", "README.md", "LICENSE", "docs/index.md", "tests/test_loop.py") if name not in names]
+    missing = [
+        name for name in ("pyproject.toml", "README.md", "LICENSE", "docs/index.md", "tests/test_loop.py") if name not in names
+    ]
     if missing:
         raise SystemExit(f"{source.name}: missing {missing}")
 

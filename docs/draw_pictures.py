@@ -70,7 +70,8 @@ def scene(axes: Any, look: Look, x: float, y: float, side: float) -> None:
     axes.add_patch(Rectangle((x, y), side, side, fc="#dfe3ec", ec="none"))
     axes.add_patch(Rectangle((x + 0.13 * side, y + 0.55 * side), 0.25 * side, 0.25 * side, fc="#f2b705"))
     axes.add_patch(plt.Circle((x + 0.7 * side, y + 0.66 * side), 0.14 * side, fc="#3c78d8"))
-    axes.add_patch(plt.Polygon([(x + 0.45 * side, y + 0.12 * side), (x + 0.78 * side, y + 0.12 * side), (x + 0.61 * side, y + 0.42 * side)], fc="#2b8a3e"))
+    corners = ((0.45, 0.12), (0.78, 0.12), (0.61, 0.42))
+    axes.add_patch(plt.Polygon([(x + a * side, y + b * side) for a, b in corners], fc="#2b8a3e"))
 
 
 def draw_group(look: Look) -> Any:
@@ -84,7 +85,7 @@ def draw_group(look: Look) -> Any:
     advantages = group_advantages(rewards)
     rows = [(name, r, a, look.policy) for (name, r), a in zip(ROLLOUTS, advantages, strict=False)]
     rows.append(("the label, no thoughts", rewards[-1], advantages[-1], look.label))
-    for place, name, x in ((25.5, "answers", None), (52.5, "reward", None), (68.5, "advantage", None)):
+    for place, name in ((25.5, "answers"), (52.5, "reward"), (68.5, "advantage")):
         text(axes, look, place, 39.5, name, 8.5, color=look.faint)
     for number, (name, reward, advantage, colour) in enumerate(rows):
         y = 32.5 - 7 * number
@@ -95,10 +96,11 @@ def draw_group(look: Look) -> Any:
         text(axes, look, 53 + reward * 1.5, y + 2.5, f"{reward:g}", 8.5)
         tint = look.good if advantage > 0 else look.bad
         axes.add_patch(Rectangle((73, y + 1.3), advantage * 3.0, 2.4, fc=tint, alpha=0.85))
-        text(axes, look, 78.3, y + 2.5, f"{advantage:+.2f}", 8.5)
+        text(axes, look, 77.5, y + 2.5, f"{advantage:+.2f}".replace("-", "\N{MINUS SIGN}").replace("+0.00", "0"), 8.5)
     axes.plot([73, 73], [4.5, 37.5], color=look.faint, lw=0.8)
-    card(axes, look, 84, 10, 7, 24, look.faint)
-    text(axes, look, 87.5, 22, "one clipped step", 9, ha="center", rotation=90)
+    arrow(axes, look, (82.0, 22), (83.9, 22))
+    card(axes, look, 84.5, 10, 6.5, 24, look.faint)
+    text(axes, look, 87.8, 22, "one clipped step", 9, ha="center", rotation=90)
     return figure
 
 
@@ -106,20 +108,40 @@ def draw_controls(look: Look) -> Any:
     """What each control does to the label."""
     figure, axes = canvas(92, 40)
     parts = (
-        ("align", "Write it as the policy would.", '[{"bbox": [61,276,358,379]}]', "<answer>[{\"bbox_2d\":\n [48,301,281,413]}]</answer>", "same keys, spaces, tags and frame:\na text that the policy can learn to write"),
-        ("eliminate", "It has no thoughts: no pay for them.", "format of thinking  + 1", "format of thinking  + 0", "else the label would teach\nthat thoughts may be left out"),
-        ("smooth", "Step back where it is not needed.", "best rollout ≥ label", "reward := mean of rollouts", "its advantage is then exactly 0:\nthe supervision switches itself off"),
+        (
+            "align",
+            "Write it as the policy would.",
+            '[{"bbox": [61,276,358,379]}]',
+            '<answer>[{"bbox_2d":\n [48,301,281,413]}]</answer>',
+            "same keys, spaces, tags and frame:\na text that the policy can learn to write",
+        ),
+        (
+            "eliminate",
+            "It has no thoughts: no pay for them.",
+            "format of thinking  + 1",
+            "format of thinking  + 0",
+            "else the label would teach\nthat thoughts may be left out",
+        ),
+        (
+            "smooth",
+            "Step back where it is not needed.",
+            "best rollout ≥ label",
+            "reward := mean of rollouts",
+            "its advantage is then exactly 0:\nthe supervision switches itself off",
+        ),
     )
     for number, (name, about, before, after, why) in enumerate(parts):
         x = 1 + 30.5 * number
         card(axes, look, x, 1, 29, 38)
         text(axes, look, x + 2, 35.5, name, 13, color=look.label, weight="bold")
-        text(axes, look, x + 2, 31.5, about, 8.6)
+        text(axes, look, x + 2, 31.5, about, 9.6)
         for y, words, colour in ((22.5, before, look.faint), (12.0, after, look.label)):
-            axes.add_patch(FancyBboxPatch((x + 2, y), 25, 6, boxstyle="round,pad=0,rounding_size=0.8", fc="none", ec=colour, lw=1.2))
-            text(axes, look, x + 3, y + 3, words, 7.8, family="monospace")
+            axes.add_patch(
+                FancyBboxPatch((x + 2, y), 25, 6, boxstyle="round,pad=0,rounding_size=0.8", fc="none", ec=colour, lw=1.2)
+            )
+            text(axes, look, x + 3, y + 3, words, 8.6, family="monospace")
         arrow(axes, look, (x + 14.5, 22), (x + 14.5, 18.6), look.label)
-        text(axes, look, x + 2, 6.3, why, 8, color=look.faint)
+        text(axes, look, x + 2, 6.3, why, 8.8, color=look.faint)
     return figure
 
 
@@ -158,7 +180,8 @@ def draw_packing(look: Look) -> Any:
         colour = look.label if number == 3 else look.policy
         axes.add_patch(Rectangle((1, y), prompt, 2.6, fc=look.faint, alpha=0.55))
         axes.add_patch(Rectangle((1 + prompt, y), length, 2.6, fc=colour))
-        axes.add_patch(Rectangle((1 + prompt + length, y), max(lengths) - length, 2.6, fc="none", ec=look.faint, lw=0.8, hatch="////"))
+        empty = {"fc": "none", "ec": look.faint, "lw": 0.8, "hatch": "////"}
+        axes.add_patch(Rectangle((1 + prompt + length, y), max(lengths) - length, 2.6, **empty))
     padded = len(lengths) * (prompt + max(lengths))
     text(axes, look, 40.5, 20.5, f"{padded} tokens in this drawing", 8.5, color=look.faint)
     text(axes, look, 1, 9.5, "packed: once, and every answer sees the prompt and itself only", 9)
@@ -174,14 +197,17 @@ def draw_packing(look: Look) -> Any:
     return figure
 
 
+DRAWN = {"group": draw_group, "controls": draw_controls, "smoothing": draw_smoothing, "packing": draw_packing}
+
+
 def main() -> None:
     """Draw all."""
     OUT.mkdir(exist_ok=True)
     for look in LOOKS:
-        colours = {f"{what}.{part}": look.ink for what in ("xtick", "ytick") for part in ("color",)}
-        settings = {"svg.hashsalt": "visurf", "text.color": look.ink, "axes.labelcolor": look.ink, "axes.edgecolor": look.faint, **colours}
-        with mpl.rc_context({**settings, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none"}):
-            for name, draw in (("group", draw_group), ("controls", draw_controls), ("smoothing", draw_smoothing), ("packing", draw_packing)):
+        inks = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), look.ink)
+        clear = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
+        with mpl.rc_context({"svg.hashsalt": "visurf", "axes.edgecolor": look.faint, **inks, **clear}):
+            for name, draw in DRAWN.items():
                 figure = draw(look)
                 figure.savefig(OUT / f"{name}-{look.name}.svg", metadata={"Date": None}, transparent=True)
                 plt.close(figure)
