@@ -13,7 +13,8 @@ sys.exit(open(sys.argv[1]).readline().strip() != here)
 endef
 export FITS
 
-.PHONY: install demo test lint types unit bench bench-install soak audit clean
+# What the README asks for, and what changes are checked with; CONTRIBUTING.md says what each is for.
+.PHONY: install demo test lint types unit docs docs-serve pictures release-check bench bench-install soak audit clean
 
 install: $(STAMP)
 
@@ -28,14 +29,14 @@ $(STAMP): pyproject.toml constraints.txt requirements.lock
 	else \
 		$(PIP) --upgrade "pip>=24" && \
 		$(PIP) -c constraints.txt torch && \
-		$(PIP) -c constraints.txt -e ".[train,report,metrics,grading,datasets,segment,dev]"; \
+		$(PIP) -c constraints.txt -e ".[train,report,metrics,grading,datasets,segment,docs,dev]"; \
 	fi
 	touch $(STAMP)
 
 demo: install
 	$(BIN)/visurf demo --out demo-out
 
-test: install lint types unit
+test: install lint types unit docs release-check
 
 lint: install
 	$(BIN)/ruff check .
@@ -46,6 +47,20 @@ types: install
 
 unit: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+
+# The documentation site, in build/site; a broken link or an unknown name ends it. Seconds.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-serve: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+pictures: install
+	MPLBACKEND=agg $(BIN)/python docs/draw_pictures.py
+
+# sdist and wheel, checked, and the wheel tried in an environment of its own, without torch. Under a minute.
+release-check: install
+	$(BIN)/python .ci/release.py
 
 # The rival of the speed measurements, and the measurements themselves (about half an hour on 2 quiet cores).
 bench-install: install

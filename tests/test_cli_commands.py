@@ -1,13 +1,15 @@
 """The commands score and data as one types them: output and exit status."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
 
-from visurf.cli import main
+from visurf.cli import WANTED, build_parser, environment, main
 
 EMPTY = "<think>I see</think><answer>[]</answer>"
 
@@ -176,6 +178,50 @@ def test_help_is_light_and_fits_a_screen():
     assert heavy == "[]"
     assert len(text) <= 24
     assert max(map(len, text)) <= 100
+
+
+def test_the_help_groups_every_command_by_what_people_want():
+    parser = build_parser()
+    (commands,) = [a.choices for a in parser._actions if isinstance(a.choices, dict)]
+    listed = [name for group in WANTED.values() for name in group]
+    assert sorted(listed) == sorted(commands)
+    shown = parser.format_help().splitlines()
+    for want, group in WANTED.items():
+        first = next(line for line in shown if line.startswith(want))
+        assert first.split()[1] == next(iter(group))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(shell, capsys):
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("train", "export", "quiet", "push", "convert"):
+        assert word in script, word
+
+
+def test_bash_completes_with_the_script(tmp_path):
+    pytest.importorskip("shtab")
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    made = subprocess.run([sys.executable, "-m", "visurf", "completion", "bash"], capture_output=True, text=True, check=True)
+    (tmp_path / "visurf").write_text(made.stdout)
+    ask = (
+        'source "$1"; COMP_WORDS=(visurf "$2"); COMP_CWORD=1; found=$(complete -p visurf); found=${found##*-F }; '
+        '${found%% *}; echo "${COMPREPLY[@]}"'
+    )
+    command = ["bash", "-c", ask, "bash", str(tmp_path / "visurf"), "exp"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["export"], done.stderr
+
+
+def test_env_names_what_is_missing_and_what_it_is_for(capsys, monkeypatch):
+    monkeypatch.setitem(environment.OPTIONAL, "no-such-package", "nothing")
+    assert main(["env"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^torch +\d", shown, re.MULTILINE)
+    assert "no-such-package        not installed (for: nothing)" in shown
+    assert re.search(r"^devices +\S", shown, re.MULTILINE)
 
 
 def test_eval_judges_predictions_on_a_benchmark(shared, tmp_path, capsys):

@@ -41,4 +41,4 @@ def test_everything_that_the_package_asks_for_is_pinned():
 def test_the_base_install_stays_light():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     names = {re.match(r"[A-Za-z0-9._-]+", r)[0] for r in project["project"]["dependencies"]}
-    assert names == {"numpy", "pillow", "pyyaml", "rich", "scipy"}
+    assert names == {"numpy", "pillow", "pyyaml", "rich", "scipy", "shtab"}

@@ -5,7 +5,7 @@ Only unique tokens count, each prompt once; recomputation (gradient checkpointin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,3 +127,21 @@ def decode_bytes(weights: int, per_token: int, prompts: Sequence[int], lengths: 
     shared = sum(prompt * (max(group) - 1) for prompt, group in zip(prompts, groups, strict=True) if group)
     own = sum(n * (n - 1) // 2 for group in groups for n in group)
     return weights * steps + per_token * (shared + own)
+
+
+# What a run's steps add up to.
+_SUMMED = ("train/tokens", "train/tokens_naive", "flops/", "time/")
+
+
+def totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Tokens, FLOPs and seconds of a run: the sums over the lines of its metrics.jsonl.
+
+    >>> totals([{"train/tokens": 3, "loss": 0.5}, {"train/tokens": 4}])
+    {'train/tokens': 7}
+    """
+    found: dict[str, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name.startswith(_SUMMED):
+                found[name] = found.get(name, 0) + value
+    return found

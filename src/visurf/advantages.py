@@ -62,8 +62,8 @@ def group_advantages(
     Source: arXiv 2510.10606, Eq. 6 and 7; arXiv 2402.03300 for GRPO; `scale="none"` is Dr. GRPO, arXiv 2503.20783, and
     with `baseline="others"` RLOO, arXiv 2402.14740.
 
-    >>> [round(a, 4) for a in group_advantages([0, 0, 1, 1], ddof=0, eps=0)]
-    [-1.0, -1.0, 1.0, 1.0]
+    >>> tuple(round(a, 4) for a in group_advantages([0, 0, 1, 1], ddof=0, eps=0))
+    (-1.0, -1.0, 1.0, 1.0)
     """
     values = np.asarray(rewards, dtype=np.float64)
     if values.size == 0:

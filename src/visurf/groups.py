@@ -174,6 +174,8 @@ def tally(groups: Sequence[Group]) -> Tally:
         found.add("reward/total", score.total, 1)
     if labels and rollouts:
         found.add("label/advantage", sum(g.advantages[i] for g, i in labels), len(labels))
+        # Of all that pulls in the step, |coefficient|, the part that is the label's.
+        found.add("label/share", sum(abs(g.advantages[i]) for g, i in labels), sum(abs(a) for g, _ in labels for a in g.advantages))
         found.add("label/smoothed", sum(g.smoothed for g, _ in labels), len(labels))
         found.add("label/reward", sum(g.scores[i].total for g, i in labels), len(labels))
         rescued = [is_flat(g.rewards[:i]) and bool(g.advantages[i] or sum(g.supervision)) for g, i in labels]

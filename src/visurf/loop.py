@@ -20,6 +20,7 @@ from visurf.advantages import spread
 from visurf.budgets import Budget, explained
 from visurf.config import Config
 from visurf.control import acting
+from visurf.costs import Meter
 from visurf.diagnostics import Diagnostics
 from visurf.groups import compared_rewards, form_group, reached, with_advantages
 from visurf.hinting import in_rounds
@@ -87,6 +88,7 @@ class Loop:
         self.controls = acting(config.controls, paradigm.controls)
         self.mixing = {**paradigm.mixing, **config.mixing}
         self.groups: Sequence[Group] = ()
+        self.meter = Meter.of(model, policy.network)
         self.budget = Budget("tokens_per_microbatch", config.tokens_per_microbatch)
         self.rollout_budget = Budget("rollout.token_budget", config.rollout.token_budget)
         self.findings = Findings()
@@ -127,8 +129,9 @@ class Loop:
             for _ in range(self.config.inner_steps):
                 loss, carried = self.update(batch, optimizer, schedule, seen)  # Eq. 8
             self.updating = False
-        metrics = seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | self.model.kept()
-        return metrics | self.incidents()
+        counted = self.meter.take(seen.seconds["train"])
+        metrics = seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | counted
+        return metrics | self.model.kept() | self.incidents()
 
     def incidents(self) -> dict[str, float]:
         """What went wrong in a step and was lived with, over all processes."""
@@ -187,7 +190,7 @@ class Loop:
 
         self.policy.eval()
         try:
-            return self.rollout_budget.fitted(
+            sampled = self.rollout_budget.fitted(
                 attempt,
                 lambda: min(sum(needs), self.rollout_budget.tokens) if self.rollout_budget.tokens > min(needs) else 0,
                 "one prompt with its rollouts",
@@ -196,6 +199,8 @@ class Loop:
             )
         finally:
             self.policy.train()
+        self.meter.sample(prompts, sampled, shared=not self.model.family.unshared)
+        return sampled
 
     def complete(self, rollout: Rollout, hint: Sequence[int] = ()) -> Completion:
         """What was sampled, with the hint before it, as a completion that is not yet read."""
@@ -246,6 +251,7 @@ class Loop:
         with self.placement.passes(policy, len(planned)):
             for bundles in planned:
                 row = self.row(bundles)
+                self.meter.score(bundles)
                 with autocast(self.config, self.model.device):
                     values = policy(row, entropy=entropy)
                 for number, part in zip(row.numbers, values.split(batch.lengths[row.numbers].tolist()), strict=True):
@@ -317,6 +323,8 @@ class Loop:
             self.placement.abandon()
             raise
         self.placement.finish()
+        for bundles in planned:
+            self.meter.train(bundles)
         return total, carried
 
     def backward(self, batch: Batch, bundles: Sequence[Bundle], weighing: Weighing, seen: Diagnostics) -> float:

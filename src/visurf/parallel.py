@@ -68,6 +68,11 @@ def rank() -> int:
     return dist.get_rank() if several() else 0
 
 
+def number() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if several() else 1
+
+
 def share(items: Sequence[T]) -> Sequence[T]:
     """This process's items: they are dealt in order, as cards are, and may not suffice for all."""
     return items[dist.get_rank() :: dist.get_world_size()] if several() else items

@@ -15,13 +15,33 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 SHOWN = (
     ("reward/total", "reward {:.2f}"),
     ("label/advantage", "A_y {:+.2f}"),
+    ("label/share", "label {:.0%}"),
     ("label/smoothed", "smoothed {:.0%}"),
     ("label/nll", "label nll {:.2f}"),
     ("validation/giou", "gIoU {:.3f}"),
     ("validation/n_acc", "N-acc {:.3f}"),
     ("validation/accuracy", "accuracy {:.3f}"),
+    ("validation/box_iou", "box IoU {:.3f}"),
+    ("validation/box_accuracy", "box accuracy {:.3f}"),
+    ("validation/click_accuracy", "clicks {:.3f}"),
+    ("validation/ap", "AP {:.3f}"),
+    ("validation/roc_auc", "ROC-AUC {:.3f}"),
+    ("group/zero_variance", "flat {:.0%}"),
     ("rate/tokens", "{:,.0f} tok/s"),
+    ("rate/mfu", "MFU {:.0%}"),
 )
+
+
+def remaining(seconds: float) -> str:
+    """Time left, in the unit that one would say it in.
+
+    >>> remaining(42), remaining(600), remaining(9000)
+    ('42 s left', '10 min left', '2 h 30 min left')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s left"
+    minutes = round(seconds / 60)
+    return f"{minutes} min left" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min left"
 
 
 def one_line(metrics: dict[str, Any]) -> str:
@@ -41,6 +61,7 @@ class Terminal:
         self.console = Console(stderr=True)
         self.mode = ("live" if self.console.is_terminal else "plain") if mode == "auto" else mode
         self.steps, self.every = steps, every
+        self.before = 0
         self.done, self._shown, self._began = 0, 0.0, time.monotonic()
         self._sticky: dict[str, Any] = {}
         columns = (
@@ -83,8 +104,12 @@ class Terminal:
             now = time.monotonic()
             if now - self._shown >= self.every or self.done == self.steps or self.done == 1:
                 self._shown = now
-                left = (now - self._began) / self.done * (self.steps - self.done)
-                self.say(f"{name}  {self.done}/{self.steps}  {line}  {left / 60:.1f} min left")
+                left = (now - self._began) / (self.done - self.before) * (self.steps - self.done)
+                self.say(f"{name}  {self.done}/{self.steps}  {line}  {remaining(left)}")
+
+    def resume(self, done: int) -> None:
+        """So many steps were done before this process; the time left goes by those of this one."""
+        self.done = self.before = done
 
     def count(self, done: int, total: int, name: str) -> None:
         """Something else than steps is counted."""

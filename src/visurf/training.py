@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import nn
 
-from visurf import checkpoint, evaluation, parallel
+from visurf import accounting, checkpoint, evaluation, parallel
 from visurf.alarms import Watch, read_rows, watched
 from visurf.config import Config, ConfigError, to_dict
 from visurf.continuing import check_same_run, in_first_order, remember_order
@@ -307,7 +307,10 @@ class Run:
         with parallel.agreed(), autocast(self.config, loop.model.device), loop.placement.sampling():
             mine = parallel.share(samples)
             found = list(evaluation.records(loop.model, loop.policy, mine, loop.scorer, self.config.task.prompt, sampling))
-        return evaluation.summarise(self.task, parallel.rejoin(list[Mapping[str, Any]](found)))
+        everybody = parallel.rejoin(list[Mapping[str, Any]](found))
+        if self.rank == 0:
+            evaluation.write_records(self.out / "validation.jsonl", everybody)
+        return evaluation.summarise(self.task, everybody)
 
     def _save(self, network: Any, loop: Loop, optimizer: torch.optim.Optimizer, schedule: Any, tracker: Tracker | None) -> None:
         if self.progress.step == self.saved:
@@ -343,7 +346,9 @@ class Run:
             if self.rank == 0:
                 network.save_pretrained(self.out / "adapter", state_dict=weights)
         if self.rank == 0:
-            summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": self.scores}
+            lines = (self.out / "metrics.jsonl").read_text().splitlines()
+            cost = {"processes": parallel.number(), **accounting.totals(map(json.loads, lines))}
+            summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": self.scores, "cost": cost}
             write_whole(self.out / "summary.json", json.dumps(summary, indent=1))
         self.report({"event": "end", "out": self.out})
 

@@ -1,6 +1,7 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or data, 130 interrupted (and resumable).
+"""The command line.
 
-One module for each group of commands; nothing heavy is imported before a command runs.
+Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or data, 3 the answer cannot be parsed (where a command gives one answer), 130
+interrupted and resumable. One module for each group of commands; nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
@@ -10,30 +11,54 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from visurf.cli import datasets, environment, measuring, runs, scores, speed, studies
+from visurf.cli import datasets, environment, exports, measuring, runs, scores, speed, studies
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
-DESCRIPTION = """\
-Post-train vision-language models with supervision and reinforcement in one stage.
+# What people want -> the commands for it, a line each. The help must fit a screen of 24 lines.
+WANTED = {
+    "start": {
+        "demo": "train the embedded model with every paradigm and show what each learns",
+        "env": "versions, devices and optional parts",
+    },
+    "prepare": {
+        "init": "write a recipe for a JSONL file",
+        "recipes": "list the published settings that ship with visurf, or print one",
+        "data": "show a data set; convert COCO, YOLO or CSV; a model's own answers as labels",
+    },
+    "train": {
+        "train": "run a recipe; an interrupted run goes on",
+    },
+    "study": {
+        "study": "grids of runs with tuning, matched budgets and paired tests",
+        "probe": "what a checkpoint promises reinforcement, and what training changed",
+        "alarms": "whether a run's rewards deceive",
+    },
+    "look": {
+        "eval": "measure a model, or another program's predictions, on JSONL or a benchmark",
+        "score": "any reward over a file of completions; checks against recorded results",
+        "bench": "speed and memory against padded rows and TRL",
+    },
+    "use": {
+        "export": "a run's model with its card, as a folder or on the hub",
+        "completion": "make the shell complete commands and options",
+    },
+}
 
-try it
-  demo      train the embedded model with every paradigm and show what each learns
-  env       versions, devices and optional parts
 
-your own data
-  init      write a recipe for a JSONL file
-  recipes   list the published settings that ship with visurf, or print one
-  train     run a recipe
-  eval      measure a model, or another program's predictions, on a JSONL file or a benchmark
+def description(wanted: dict[str, dict[str, str]]) -> str:
+    """Commands in groups, one line each."""
+    lines = ["Post-train vision-language models with supervision and reinforcement in one stage.", ""]
+    for want, commands in wanted.items():
+        for number, (name, about) in enumerate(commands.items()):
+            lines.append(f"{'' if number else want:<9}{name:<11}{about}")
+    return "\n".join(
+        [*lines, "", "visurf COMMAND --help shows its options. Exit: 0 done, 1 failed, 2 wrong input, 130 interrupted."]
+    )
 
-parts of it
-  study     grids of runs with paired tests; `probe` of a checkpoint, `alarms` of a run
-  score     any reward over a file of completions; checks against recorded results
-  data      show a data set; convert COCO, YOLO or CSV; a model's own answers as labels
-  bench     speed and memory against padded rows and TRL
-"""
+
 # Which extra brings a module.
 _EXTRAS = {
     "torch": "train",
@@ -48,17 +73,32 @@ _EXTRAS = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their arguments."""
+class _Listed:
+    """Adds commands with the line that says what they are for, which completion shows beside them."""
+
+    def __init__(self, commands: Any) -> None:
+        self._commands = commands
+        self._lines = {name: about for group in WANTED.values() for name, about in group.items()}
+
+    def add_parser(self, name: str, **settings: Any) -> Any:
+        return self._commands.add_parser(name, help=self._lines.get(name, ""), **settings)
+
+
+def build_parser(*, listed: bool = False) -> argparse.ArgumentParser:
+    """All commands and their arguments; `listed` where each is to say in a line what it is for."""
     parser = argparse.ArgumentParser(
-        "visurf", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+        "visurf",
+        description=description(WANTED),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        usage="visurf COMMAND ...",
     )
     # The line of usage names both; the room is for the commands.
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (runs, measuring, scores, datasets, environment, speed, studies):
-        group.add(commands)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="" if listed else argparse.SUPPRESS)
+    for group in (runs, measuring, scores, datasets, exports, environment, speed, studies):
+        group.add(_Listed(commands) if listed else commands)
     return parser
 
 

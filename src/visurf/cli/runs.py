@@ -125,7 +125,7 @@ def _train(options: argparse.Namespace) -> int:
                     terminal.say(f"skipped {where}: {problem}")
                 if event["resumed"]:
                     terminal.say(f"going on after step {event['resumed']} in {config.out}")
-                    terminal.done = event["resumed"]
+                    terminal.resume(event["resumed"])
             elif event["event"] == "alarm":
                 terminal.say(f"ALARM {event['kind']} at step {event['step']}: {event['message']}")
             elif event["event"] == "step":

@@ -1,0 +1,166 @@
+"""visurf export: what it writes loads in plain transformers and peft, and its card says what the run says."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from visurf.cli import main
+from visurf.config import load_config
+from visurf.mini.demo import RECIPE
+from visurf.publishing import export_run, push
+from visurf.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny run"
+    small = {
+        "data": {"train": "world:shifted?count=8&seed=1", "validation": "world:shifted?count=4&seed=2"},
+        "rollout": {"group_size": 2, "max_tokens": 8},
+        "model": {"lora": {"rank": 2}},
+        "evaluation": {"every": 1, "limit": 4},
+        "optimizer": {"lr": 0.01, "warmup_steps": 0},
+    }
+    train(load_config(RECIPE, {**small, "out": str(out), "steps": 1, "prompts_per_step": 2, "threads": 1, "paradigm": "sft"}))
+    return out
+
+
+def test_the_export_loads_in_plain_transformers(run, capsys):
+    assert main(["export", str(run)]) == 0
+    folder = run / "export"
+    assert str(folder) in capsys.readouterr().out
+    found = AutoModelForImageTextToText.from_pretrained(folder)
+    assert type(found).__module__.startswith("transformers.")
+    trained = AutoModelForImageTextToText.from_pretrained(run / "model")
+    for (name, mine), theirs in zip(found.named_parameters(), trained.parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    assert load_config(folder / "config.yaml").paradigm == "sft"
+    assert not any("peft" in name for name in os.listdir(folder))
+
+
+def test_the_adapter_alone_gives_the_merged_model(run, tmp_path):
+    from peft import PeftModel
+
+    folder = export_run(run, tmp_path / "adapter", adapter=True)
+    base = AutoModelForImageTextToText.from_pretrained(_mini(), dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
+    whole = AutoModelForImageTextToText.from_pretrained(run / "model", dtype=torch.float32)
+    moved = 0
+    plain = AutoModelForImageTextToText.from_pretrained(_mini(), dtype=torch.float32)
+    for (name, mine), theirs, before in zip(merged.named_parameters(), whole.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6), name
+        moved += not torch.equal(theirs, before)
+    assert moved > 0
+
+
+def _mini():
+    from visurf.models.loading import resolve
+
+    return resolve("mini")
+
+
+def test_the_card_says_what_the_run_says(run, tmp_path):
+    card = (export_run(run, tmp_path / "out") / "README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["tags"] == ["visurf", "sft", "referring"]
+    assert "base_model" not in head  # "mini" is no repository
+    assert "| training data | world:shifted?count=8&seed=1 |" in card
+    assert "| stages | sft: 1 steps |" in card
+    assert "world:shifted?count=4&seed=2, 4 samples:" in card
+    records = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+    giou = sum(r["measures"]["giou"] for r in records) / 4
+    value, low, high = map(float, re.search(r"\| giou \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \|", card).groups())
+    assert value == pytest.approx(giou, abs=1e-4)
+    assert low <= value <= high
+    assert "    visurf train " in card
+    assert re.search(r"torch \d", card)
+    assert "find the" in card or "{question}" in card
+
+
+def test_the_card_takes_command_and_versions_from_the_run(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    first = {"command": "visurf train x.yaml <script>", "versions": {"torch": "9.9"}}
+    rows = [first, {"command": "visurf train y.yaml", "versions": {"torch": "9.8"}}]
+    (copy / "invocations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card = (export_run(copy) / "README.md").read_text()
+    assert "    visurf train x.yaml  script \n    visurf train y.yaml\n" in card
+    assert "Versions: torch 9.8." in card
+    assert "<" not in card
+
+
+def test_records_of_an_evaluation_stand_in_the_card(run, tmp_path):
+    shutil.copy(run / "validation.jsonl", tmp_path / "records.jsonl")
+    card = (export_run(run, tmp_path / "out", records=[tmp_path / "records.jsonl"]) / "README.md").read_text()
+    assert card.count("4 samples:") == 2
+    (tmp_path / "records.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(ValueError, match="expected records"):
+        export_run(run, tmp_path / "out", records=[tmp_path / "records.jsonl"])
+
+
+@pytest.mark.parametrize("missing", ["summary.json", "model"])
+def test_a_run_that_has_not_ended_is_refused(run, tmp_path, missing, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / missing) if (copy / missing).is_dir() else (copy / missing).unlink()
+    assert main(["export", str(copy)]) == 2
+    assert str(copy) in capsys.readouterr().err
+
+
+def test_nothing_else_is_overwritten(run, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(ValueError, match="no earlier export"):
+        export_run(run, tmp_path / "thesis")
+    export_run(run, tmp_path / "out")
+    assert export_run(run, tmp_path / "out") == tmp_path / "out"
+
+
+class Hub:
+    calls = ()
+
+    def create_repo(self, name, **how):
+        Hub.calls.append(("create", name, how))
+
+    def upload_folder(self, **what):
+        Hub.calls.append(("upload", what["repo_id"], what["folder_path"]))
+
+
+def test_a_push_happens_only_when_asked_and_to_a_private_repository(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Hub, "calls", [])
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Hub))
+    out = tmp_path / "out"
+    assert main(["export", str(run), "--out", str(out)]) == 0
+    assert Hub.calls == []
+    assert main(["export", str(run), "--out", str(out), "--push", "me/model"]) == 0
+    assert Hub.calls == [("create", "me/model", {"private": True, "exist_ok": True}), ("upload", "me/model", str(out))]
+    assert "https://huggingface.co/me/model" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="user/repository"):
+        push(out, "model")
+
+
+@pytest.mark.vllm
+def test_the_export_loads_in_vllm(run, tmp_path):
+    """In this environment, or in that of VISURF_VLLM_PYTHON."""
+    import subprocess
+
+    python = os.environ.get("VISURF_VLLM_PYTHON")
+    if not python:
+        pytest.skip("VISURF_VLLM_PYTHON names no Python with vLLM")
+    folder = export_run(run, tmp_path / "out")
+    code = (
+        "import sys\nfrom vllm import LLM, SamplingParams\n"
+        "model = LLM(sys.argv[1], dtype='float32', max_model_len=512, enforce_eager=True)\n"
+        "print(len(model.generate(['find the red circle'], SamplingParams(max_tokens=4))[0].outputs[0].token_ids))\n"
+    )
+    done = subprocess.run([python, "-c", code, str(folder)], capture_output=True, text=True, timeout=540, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 1 <= int(done.stdout.split()[-1]) <= 4
