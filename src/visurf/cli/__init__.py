@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from visurf.cli import datasets, environment, measuring, runs, scores, speed
+from visurf.cli import checks, datasets, environment, measuring, runs, scores, speed
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -24,6 +24,7 @@ try it
 your own data
   init      write a recipe for a JSONL file
   recipes   list the published settings that ship with visurf, or print one
+  check     data, labels, rewards, memory and time of a recipe, before a GPU is spent
   train     run a recipe
   eval      measure a model, or another program's predictions, on a JSONL file or a benchmark
 
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (runs, measuring, scores, datasets, environment, speed):
+    for group in (runs, checks, measuring, scores, datasets, environment, speed):
         group.add(commands)
     return parser
 
