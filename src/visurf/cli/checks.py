@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--prompts", type=int, default=8, metavar="N", help="prompts to sample rollouts of (default 8; 0 for none)")
     parser.add_argument("--rollouts", action="store_true", help="sample rollouts of a large model without a GPU too")
+    parser.add_argument("--gpu", default="", metavar="NAME", help="estimate memory and time for this device, such as H100")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     parser.set_defaults(run=_check)
@@ -53,7 +54,7 @@ def _check(options: argparse.Namespace) -> int:
         if sys.stderr.isatty() and total >= 1000:
             print(f"\r{done:,} of {total:,} pictures", end="\r" if done < total else "\n", file=sys.stderr, flush=True)
 
-    choices = Choices(options.limit, options.prompts, options.rollouts)
+    choices = Choices(options.limit, options.prompts, options.rollouts, options.gpu)
     diagnosis = examine(options.recipe, config, choices, tell, progress)
     print(f"\n{diagnosis.conclusion} ({diagnosis.seconds:.0f} s)")
     if options.html is not None:

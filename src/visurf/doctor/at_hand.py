@@ -38,6 +38,11 @@ class AtHand:
     missing: str
 
     @property
+    def parameters(self) -> int:
+        """Of the network; 0 for an unknown shape."""
+        return 0 if self.network is None else sum(p.numel() for p in self.network.parameters())
+
+    @property
     def context(self) -> int | None:
         """Tokens that the model was made for."""
         if self.network is None:

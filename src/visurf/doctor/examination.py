@@ -14,6 +14,7 @@ from visurf.config import Config, ConfigError
 from visurf.data import DataSet, load_data
 from visurf.doctor.at_hand import AtHand, look
 from visurf.doctor.data import check_data
+from visurf.doctor.estimates import check_resources, machine_for
 from visurf.doctor.findings import Diagnosis, Section
 from visurf.doctor.labels import check_labels
 from visurf.doctor.layouts import Layouts
@@ -39,11 +40,13 @@ class Choices:
         limit: Samples to check, evenly spread; 0 for all.
         prompts: Groups to sample; 0 samples none.
         force: Sample even where that takes long.
+        gpu: The device to estimate for; empty for this machine's.
     """
 
     limit: int = 0
     prompts: int = PROMPTS
     force: bool = False
+    gpu: str = ""
 
 
 def examine(
@@ -98,7 +101,7 @@ def _examine(config: Config, task: Task, choices: Choices, done: Callable[..., N
         section.error(problem, "put the data where the recipe looks for them: data.root, data.train, data.images")
         done(section, *_not_made("the data cannot be read", _AFTER_DATA))
         done(_model_section(at_hand))
-        done(*_estimates(config, at_hand, []))
+        done(_resources(config, at_hand, [], [], choices))
         return
     validation, problem = _load(config, task, config.data.validation)
     section = check_data(train, validation or DataSet(()), config.data.on_bad_sample, progress)
@@ -117,7 +120,7 @@ def _examine(config: Config, task: Task, choices: Choices, done: Callable[..., N
             done(*check_labels(samples, layouts.frame_of, scorer, config.controls, deliberate=deliberate))
             done(_rewards(samples, layouts, scorer, at_hand, deliberate=deliberate))
     done(_rollouts(config, task, samples, at_hand, choices, ready=scorer is not None))
-    done(*_estimates(config, at_hand, [n for n in lengths if n is not None]))
+    done(_resources(config, at_hand, [n for n in lengths if n is not None], samples, choices))
 
 
 _AFTER_DATA = {
@@ -159,7 +162,7 @@ def _opens(sample: Sample) -> bool:
 def _model_section(at_hand: AtHand) -> Section:
     section = Section("model", "Model")
     if at_hand.network is not None:
-        section.facts["parameters"] = f"{sum(p.numel() for p in at_hand.network.parameters()):,}"
+        section.facts["parameters"] = f"{at_hand.parameters:,}"
         section.facts["family"] = at_hand.family.name if at_hand.family else ""
     if at_hand.missing:
         section.not_made.append(at_hand.missing)
@@ -193,7 +196,7 @@ def _rewards(samples: Sequence[Sample], layouts: Layouts, scorer: Scorer, at_han
 
 def _rollouts(config: Config, task: Task, samples: Sequence[Sample], at_hand: AtHand, choices: Choices, *, ready: bool) -> Section:
     section = Section("rollouts", "Rollouts of the model itself")
-    parameters = 0 if at_hand.network is None else sum(p.numel() for p in at_hand.network.parameters())
+    parameters = at_hand.parameters
     if not ready:
         section.not_made.append("the reward cannot be made")
     elif not at_hand.weights:
@@ -214,8 +217,11 @@ def _rollouts(config: Config, task: Task, samples: Sequence[Sample], at_hand: At
     return section
 
 
-def _estimates(config: Config, at_hand: AtHand, lengths: Sequence[Lengths]) -> list[Section]:
-    return []
+def _resources(config: Config, at_hand: AtHand, lengths: Sequence[Lengths], samples: Sequence[Sample], choices: Choices) -> Section:
+    pictures = {image.name if not image.name.startswith("<") else id(image): image.size for s in samples for image in s.images}
+    largest = max((w * h for w, h in pictures.values()), default=0)
+    machine = machine_for(choices.gpu, at_hand.parameters, MOST_ON_CPU)
+    return check_resources(config, at_hand, lengths, machine, (len(pictures), largest))
 
 
 def _device() -> str:

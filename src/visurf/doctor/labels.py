@@ -168,9 +168,9 @@ def differs(target: Answer, read: Answer | None, frame: Frame) -> str:
             if not _within(box, other, bound):
                 return f"says box {_numbers(other)}, the target is {_numbers(box)}; the frame rounds by {_numbers(bound)} at most"
     if isinstance(target, Detections) and isinstance(read, Detections):
-        for confidence, other in zip(target.confidences, read.confidences, strict=True):
-            if abs(confidence - other) > 0.005 + 1e-9:
-                return f"says confidence {other:g}, the target is {confidence:g}"
+        for confidence, written in zip(target.confidences, read.confidences, strict=True):
+            if abs(confidence - written) > 0.005 + 1e-9:
+                return f"says confidence {written:g}, the target is {confidence:g}"
     if points and (isinstance(target, Points | Objects)):
         if len(said_points) != len(points):
             return f"has {many(len(said_points), 'point')}, the target has {len(points)}"

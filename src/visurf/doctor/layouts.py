@@ -1,4 +1,4 @@
-"""What each image becomes for the model: tokens and frame, asked of the real image processor with a blank picture of the same size."""
+"""What images become for the model: tokens and frame, asked of the real image processor with a blank picture of their size."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Layouts:
         found = family.encode_images(self.at_hand.network, self.at_hand.processor, [Image.new("RGB", size) for size in sizes])
         pixels = sum(t.numel() * t.element_size() for n, t in found.tensors.items() if n.startswith("pixel_"))
         features = sum(text.count(family.image_token) for text in found.expansions)
-        return Layout(found.expansions, found.extents, features, _patches(found.tensors, self.at_hand.network), pixels)
+        return Layout(found.expansions, found.extents, features, rows_of_tower(found.tensors, self.at_hand.network), pixels)
 
     def frame_of(self, sample: Sample) -> Frame | None:
         """The coordinate frame for a sample's first image, None where it is not known."""
@@ -70,7 +70,7 @@ class Layouts:
         return None if layout is None else Frame(layout.extents[0], size)
 
 
-def _patches(tensors: Any, network: Any) -> int:
+def rows_of_tower(tensors: Any, network: Any) -> int:
     """Rows of the vision tower: one per patch, whether the processor gives patches or tiles."""
     pixels = tensors["pixel_values"]
     if pixels.ndim == 2:

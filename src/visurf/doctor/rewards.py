@@ -145,7 +145,7 @@ def _accuracy(scorer: Scorer) -> float:
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for outcome in outcomes:
         if not outcome.tried:
             reason = "no sample for it" if outcome.fits else outcome.probe.otherwise
