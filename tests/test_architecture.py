@@ -20,6 +20,9 @@ TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control"
 TORCH_FREE += ("groups", "scoring", "paradigms", "mixing", "naming", "config", "data", "segmenter", "sam2", "mask_reward", "cli")
 TORCH_FREE += ("judging", "predictions", "detection_scores", "demonstrations", "row_file", "picture_files", "accounting")
 TORCH_FREE += ("score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
+TORCH_FREE += tuple(
+    f"doctor.{n}" for n in ("findings", "pictures", "data", "labels", "attempts", "probes", "rewards", "memory", "report", "page")
+)
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
 MAY_IMPORT = {
@@ -55,6 +58,7 @@ MUST_NOT_IMPORT = {
     "fixtures": ("cli", "training", "loop"),
     "score_rewards": ("cli", "training", "fixtures"),
     "segmenter": ("tasks", "rewards", "scoring", "models"),
+    "doctor": ("cli", "training", "evaluation", "speed"),
 }
 
 

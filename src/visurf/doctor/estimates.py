@@ -100,6 +100,7 @@ def work_of(config: Config, lengths: Sequence[Lengths], *, longest: bool, pictur
         picture_pixels=pictures[1],
         images=pictures[0],
         features=features,
+        mixed=longest and len({n.prompt for n in lengths}) > 1,
     )
 
 

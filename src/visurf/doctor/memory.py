@@ -20,6 +20,8 @@ HEAD_BYTES = 1 << 28
 SCORED, DRAWN = 4, 5
 # Prompt tokens that are run together before sampling: `visurf.rollout.local.PREFILL`.
 PREFILL = 16384
+# What libraries hold for themselves in host memory once a model runs.
+LIBRARIES = 32 * MIB
 # Copies of weights in oneDNN's layout end here: `visurf.linear.PACKED_BYTES`.
 PACKED_BYTES = 4 << 30
 
@@ -39,6 +41,7 @@ class Work:
         picture_pixels: Of the largest picture before it is resized.
         images: Distinct pictures of the data, for the cache of features.
         features: Image tokens of a prompt.
+        mixed: Lengths differ, so that rows are filled to their budget; else they hold whole groups of the given length.
     """
 
     prompts: int
@@ -51,6 +54,7 @@ class Work:
     picture_pixels: int = 0
     images: int = 0
     features: int = 0
+    mixed: bool = False
 
     @property
     def group(self) -> int:
@@ -179,6 +183,10 @@ def estimate(shape: Shape, work: Work, config: Config, precision: Precision) -> 
 def _row(work: Work, config: Config) -> tuple[int, int, int, int]:
     """Of the largest packed row: tokens and patches; the number of rows; tokens that the row predicts."""
     budget = config.tokens_per_microbatch
+    if work.mixed and work.group <= budget:
+        share = min(budget / work.group, float(work.prompts))
+        rows = math.ceil(work.prompts / share)
+        return int(share * work.group), int(share * work.patches), rows, int(share * work.predicted)
     if work.group <= budget:
         groups = min(budget // work.group, work.prompts)
         return groups * work.group, groups * work.patches, math.ceil(work.prompts / groups), groups * work.predicted
@@ -277,6 +285,7 @@ def _host(shape: Shape, work: Work, config: Config) -> dict[str, float]:
     if frozen and config.model.feature_cache_mb:
         kept = min(config.model.feature_cache_mb * MIB, work.images * work.features * shape.hidden * 4.0)
     return {
+        "libraries": float(LIBRARIES),
         "images of a step": float((work.prompts + ahead) * work.pixel_bytes),
         # Decoded, resized as float32 and cut into patches.
         "images being read": float(max(config.data.workers, 1) * (work.picture_pixels * 3 + 3 * work.pixel_bytes)),

@@ -79,7 +79,7 @@ def shape_of(network: Any, vision_module: str, lora: LoraConfig) -> Shape:
         keys=text.num_key_value_heads * size,
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
-        normed_heads=any(name.endswith("q_norm") for name, _ in network.named_modules()),
+        normed_heads=any(n.endswith("q_norm") and not n.startswith(f"{vision_module}.") for n, _ in network.named_modules()),
         vision_hidden=width,
         vision_intermediate=middle,
         vision_layers=depth,
