@@ -81,6 +81,10 @@ def build(shape: str, family: str) -> Any:
     values["text_config"] = {**values["text_config"], "vocab_size": len(tokenizer), **special, **WIDE_TEXT}
     tower = dict(values["vision_config"])
     tower |= {k: v for k, v in WIDE_TOWER.items() if k in tower}
+    # What the tower hands over is as wide as the language model; Qwen2-VL calls that its hidden size.
+    handed = "hidden_size" if "embed_dim" in tower else "out_hidden_size"
+    if handed in tower:
+        tower[handed] = WIDE_TEXT["hidden_size"]
     values["vision_config"] = tower
     torch.manual_seed(0)
     network: Any = AutoModelForImageTextToText.from_config(AutoConfig.for_model(architecture.model_type, **values))

@@ -159,6 +159,23 @@ def test_a_reserved_token_in_a_question_is_an_error(family_checkpoints):
     assert "bad" in section.findings[0].samples[0]
 
 
+def test_a_picture_that_the_processor_refuses_is_an_error(family_checkpoints):
+    config = recipe(family_checkpoints["qwen2_5_vl"])
+    samples = [Sample("strip", (picture(4000, 10),), "the line", Objects()), Sample("good", (picture(100, 80),), "a", Objects())]
+    at_hand, lengths, problems = lengths_of(config, samples)
+    assert [n is None for n in lengths] == [True, False]
+    (finding,) = check_lengths(samples, lengths, problems, config, at_hand.context).findings
+    assert finding.level == "error"
+    assert "strip" in finding.samples[0]
+
+
+def test_a_target_that_the_task_cannot_write_is_an_error_and_no_crash(family_checkpoints):
+    config = recipe(family_checkpoints["qwen2_5_vl"])
+    samples = [Sample("nothing", (picture(100, 80),), "the line", Objects())]
+    problems = lengths_of(config, samples, "grounding")[2]
+    assert "nothing" in problems[0]
+
+
 def test_a_model_that_is_not_here(tmp_path):
     unknown = look(ModelConfig(path="nobody/nothing"))
     assert unknown.network is None

@@ -38,15 +38,20 @@ class Layouts:
     def __init__(self, at_hand: AtHand, frame: tuple[float, float] | None) -> None:
         """Take a model; `frame` is the recipe's own coordinate frame, where it has one."""
         self.at_hand, self.frame = at_hand, frame
-        self._known: dict[tuple[Size, ...], Layout] = {}
+        self._known: dict[tuple[Size, ...], Layout | None] = {}
+        # Why the image processor refuses images of some sizes.
+        self.refused: dict[tuple[Size, ...], str] = {}
 
     def of(self, sizes: Sequence[Size]) -> Layout | None:
-        """The layout of images of these sizes; None where the image processor is not known."""
+        """The layout of images of these sizes; None where the image processor is not known, or refuses them."""
         key = tuple(sizes)
         if self.at_hand.processor is None or self.at_hand.family is None:
             return None
         if key not in self._known:
-            self._known[key] = self._encode(key)
+            try:
+                self._known[key] = self._encode(key)
+            except (ValueError, ZeroDivisionError) as error:  # such as a picture 300 times wider than high
+                self._known[key], self.refused[key] = None, str(error)
         return self._known[key]
 
     def _encode(self, sizes: tuple[Size, ...]) -> Layout:

@@ -45,17 +45,20 @@ def measure(
     problems = []
     counted: dict[str, int] = {}
     for sample in samples:
-        layout = layouts.of([image.size for image in sample.images])
+        sizes = tuple(image.size for image in sample.images)
+        layout = layouts.of(sizes)
         if layout is None:
             found.append(None)
+            if sizes in layouts.refused:
+                problems.append(f"sample {sample.id}: the image processor refuses {sizes}: {layouts.refused[sizes]}")
             continue
         prompt, label = layout.features, None
         if model is not None:
             try:
                 prompt = _prompt(model, sample, task.prompt(sample, config.task.prompt), layout.expansions, counted)
                 label = _label(model, sample, layouts, task, config)
-            except DataError as error:
-                problems.append(str(error))
+            except (DataError, ValueError, TypeError) as error:
+                problems.append(str(error) if sample.id in str(error) else f"sample {sample.id}: {error}")
         found.append(Lengths(prompt, layout.features, label, layout.patches, layout.pixel_bytes))
     return found, problems
 

@@ -112,8 +112,11 @@ def _probe(setting: Setting, scorer: Scorer, tokens: Tokens, outcomes: Sequence[
         read = scorer.read(raw, setting.sample, setting.frame)
         return scorer.score(read, setting.sample).total, deserved(setting, read.answer)
 
-    best, _ = rate(right(setting))
-    miss, _ = rate(wrong(setting))
+    try:
+        texts = right(setting), wrong(setting)
+    except ValueError:  # a target that the task cannot render; the labels' check names it
+        return
+    (best, _), (miss, _) = map(rate, texts)
     margin = MARGIN * max(abs(best - miss), _accuracy(scorer))
     if best <= miss + 1e-9:
         upside.append(f"{setting.sample.id}: right {best:g}, wrong {miss:g}")
@@ -152,10 +155,10 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
             rows.append((outcome.probe.name, "does not apply", "", "", "", reason))
             continue
         means = [f"{sum(t[i] for t in outcome.totals) / len(outcome.totals):.2f}" if outcome.totals else "-" for i in range(3)]
-        verdict = "stops the run" if outcome.fails else ("beats it" if outcome.beats else "does not")
+        verdict = "stops the run" if outcome.fails else ("yes" if outcome.beats else "no")
         seen = f"{outcome.beats + outcome.fails} of {outcome.tried}"
         rows.append((outcome.probe.name, verdict, *means, seen))
-    head = ("probe", "an honest wrong answer", "earns", "wrong earns", "right earns", "samples")
+    head = ("probe", "beats a wrong answer", "earns", "wrong earns", "right earns", "samples")
     return Table("Mean totals", head, tuple(rows))
 
 
