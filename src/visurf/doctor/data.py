@@ -80,7 +80,7 @@ def _open_all(section: Section, samples: Sequence[Sample], progress: Progress | 
         section.facts["largest picture"] = "{} x {}".format(*max(sizes.values(), key=lambda s: s[0] * s[1]))
     if problems:
         remedy = "replace or leave out these pictures: training stops at the first of them"
-        section.error(f"{many(len(problems), 'picture')} cannot be opened", remedy, problems)
+        section.error(f"pictures that cannot be opened: {len(problems):,}", remedy, problems)
     return sizes
 
 
@@ -109,12 +109,12 @@ def _check_targets(section: Section, samples: Sequence[Sample], sizes: dict[int 
                 shapes.append(problem)
     if outside:
         section.error(
-            f"{many(len(outside), 'sample')} with boxes or points that are not inside their image",
+            f"samples with boxes or points that are not inside their image: {len(outside):,}",
             "mend the rows, or set data.frame or data.box_format to what the file holds",
             outside,
         )
     if shapes:
-        section.error(f"{many(len(shapes), 'mask')} cannot be used", "mend or leave out these samples", shapes)
+        section.error(f"masks that cannot be used: {len(shapes):,}", "mend or leave out these samples", shapes)
 
 
 def _check_points(sample: Sample, size: Size) -> None:
@@ -157,7 +157,7 @@ def _check_names(section: Section, train: Sequence[Sample], validation: Sequence
     counts = Counter(s.id for s in train)
     if twice := [name for name, count in counts.items() if count > 1]:
         section.warn(
-            f"{many(len(twice), 'id')} of the train data occur more than once", "give every sample an id of its own", twice
+            f"ids of the train data that occur more than once: {len(twice):,}", "give every sample an id of its own", twice
         )
 
     def place(sample: Sample) -> tuple[str, ...] | None:
@@ -169,7 +169,7 @@ def _check_names(section: Section, train: Sequence[Sample], validation: Sequence
     shared = [s.id for s in validation if place(s) in seen]
     if shared:
         section.warn(
-            f"{many(len(shared), 'validation sample')} ask what a train sample asks, of the same picture",
+            f"validation samples that ask what a train sample asks, of the same picture: {len(shared):,}",
             "leave them out of one of the two, or validation measures what was learnt by heart",
             shared,
         )

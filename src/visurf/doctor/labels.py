@@ -73,7 +73,7 @@ def check_labels(
         found += problems(sample, frame, scorer, controls)
     section.facts["labels checked"] = checked
     if unknown:
-        section.not_made.append(f"{many(unknown, 'label')} were not checked: the model's frame for them is not known")
+        section.not_made.append(f"{many(unknown, 'label')}: the model's frame for them is not known")
     if not controls.align:
         section.not_made.append(
             "labels against the model's frame: controls.align is off, so labels are raw JSON of original pixels"
@@ -207,17 +207,17 @@ def _coarse(target: Answer, frame: Frame) -> bool:
 def _report(section: Section, found: Sequence[Problem], deliberate: bool) -> None:
     kinds = {kind: [p for p in found if p.kind == kind] for kind in ("failed", "mismatch", "reward")}
     if some := kinds["failed"]:
-        section.error(f"{many(len(some), 'label')} cannot be used", "mend or leave out these samples", _lines(some))
+        section.error(f"labels that cannot be used: {len(some):,}", "mend or leave out these samples", _lines(some))
     if some := kinds["mismatch"]:
         section.error(
-            f"{many(len(some), 'label')} do not come back as their target",
+            f"labels that do not come back as their target: {len(some):,}",
             "a response must answer in the model's frame; {thinking, answer} is rendered in any (docs/data.md)",
             _lines(some),
         )
     if some := kinds["reward"]:
         add = section.warn if deliberate else section.error
         remedy = "reward.variant=sound pays right answers in full" if deliberate else "the reward does not pay what is true"
-        add(f"{many(len(some), 'label')} are right and do not earn their maximum", remedy, _lines(some))
+        add(f"labels that are right and do not earn their maximum: {len(some):,}", remedy, _lines(some))
     for problem in [*kinds["mismatch"], *kinds["reward"]][:DRAWN]:
         picture = draw_frames(problem.sample, problem.read, problem.frame, f"{problem.sample.id}: {problem.message}")
         if picture is not None:
@@ -228,7 +228,7 @@ def _report_small(section: Section, found: Sequence[Problem]) -> None:
     if not found:
         return
     section.warn(
-        f"{many(len(found), 'sample')} have boxes too small for the model's frame: no answer can earn the full reward",
+        f"samples with boxes too small for the model's frame, on which no answer can earn the full reward: {len(found):,}",
         "raise model.max_pixels (or crop the pictures), or leave these samples out",
         _lines(found),
     )

@@ -107,7 +107,7 @@ def check_lengths(
     section = Section("lengths", "Lengths in tokens")
     known = [(s, n) for s, n in zip(samples, lengths, strict=True) if n is not None]
     if problems:
-        section.error(f"{many(len(problems), 'sample')} cannot be encoded", "mend or leave out these samples", problems)
+        section.error(f"samples that cannot be encoded: {len(problems):,}", "mend or leave out these samples", problems)
     if not known:
         section.not_made.append("prompt and label lengths: the model's image processor is not on this machine")
         return section
@@ -128,7 +128,7 @@ def check_lengths(
         section.facts["labels over rollout.max_tokens"] = f"{len(long)} of {len(labels):,}"
         if long:
             section.warn(
-                f"{many(len(long), 'label')} are longer than rollout.max_tokens={limit}: no rollout can be as long",
+                f"labels longer than rollout.max_tokens={limit}, so that no rollout can be as long: {len(long):,}",
                 f"set rollout.max_tokens={max(n for _, n in labels)} or more",
                 long,
             )
@@ -139,7 +139,7 @@ def _check_context(section: Section, over: Sequence[tuple[Sample, Lengths]], con
     section.facts["prompts over the context"] = "not known" if context is None else f"{len(over)} ({context:,} less {limit:,})"
     if over:
         section.error(
-            f"{many(len(over), 'prompt')} with {limit} tokens of answer are longer than the model's context of {context:,}; "
+            f"prompts that with {limit} tokens of answer are longer than the model's context of {context:,}: {len(over):,}; "
             "they would have to lose image tokens, which is never done",
             "lower model.max_pixels, or leave these samples out",
             [f"{s.id}: {n.prompt:,} tokens, {n.image:,} of images" for s, n in over],
@@ -155,7 +155,7 @@ def _check_rows(
     over = [f"{s.id}: {n.prompt:,} tokens" for s, n in known if n.prompt + max(limit, longest_label) > budget]
     if over:
         section.warn(
-            f"{many(len(over), 'prompt')} with one completion exceed tokens_per_microbatch={budget}: their rows take more memory",
+            f"prompts that with one completion exceed tokens_per_microbatch={budget}, and take more memory: {len(over):,}",
             "lower model.max_pixels, or raise tokens_per_microbatch to what the memory estimate allows",
             over,
         )
@@ -163,7 +163,7 @@ def _check_rows(
     wide = [f"{s.id}: {n.prompt + group:,} tokens" for s, n in known if n.prompt + group > config.rollout.token_budget]
     if wide:
         section.warn(
-            f"{many(len(wide), 'group')} exceed rollout.token_budget={config.rollout.token_budget}: each is sampled alone",
+            f"groups that exceed rollout.token_budget={config.rollout.token_budget}, and are sampled alone: {len(wide):,}",
             "raise rollout.token_budget, or lower rollout.max_tokens or rollout.group_size",
             wide,
         )

@@ -13,6 +13,7 @@ from visurf.types import Answer, Box, DataError, Detections, Masks, Objects, Poi
 
 TARGET, READ = (20, 150, 60), (220, 50, 40)
 SIDE = 420  # of one panel, pixels
+SPECK = 12  # sides of a drawn box below which it gets a ring
 
 
 def outlines(answer: Answer | None) -> tuple[Sequence[Box], Sequence[Point]]:
@@ -87,6 +88,9 @@ def _panel(image: Image.Image, sample: Sample, read: Answer | None, extent: Sequ
         for x1, y1, x2, y2 in boxes:
             first, second = place(min(x1, x2), min(y1, y2)), place(max(x1, x2), max(y1, y2))
             pen.rectangle((*first, *second), outline=colour, width=width)
+            if max(second[0] - first[0], second[1] - first[1]) < SPECK:
+                # Nobody would find it: a ring around it.
+                pen.ellipse((first[0] - SPECK, first[1] - SPECK, second[0] + SPECK, second[1] + SPECK), outline=colour, width=width)
         for x, y in points:
             cx, cy = place(x, y)
             pen.ellipse((cx - 4, cy - 4, cx + 4, cy + 4), outline=colour, width=2)
