@@ -21,6 +21,9 @@ TORCH_FREE += ("groups", "scoring", "paradigms", "mixing", "naming", "config", "
 TORCH_FREE += ("judging", "predictions", "detection_scores", "demonstrations", "row_file", "picture_files", "accounting")
 TORCH_FREE += ("checksums", "score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
 TORCH_FREE += ("alarms", "studies", "mini.questions")
+TORCH_FREE += tuple(
+    f"doctor.{n}" for n in ("findings", "pictures", "data", "labels", "attempts", "probes", "rewards", "memory", "report", "page")
+)
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
 MAY_IMPORT = {
@@ -59,6 +62,7 @@ MUST_NOT_IMPORT = {
     "side_tasks": ("cli", "training", "studies"),
     "score_rewards": ("cli", "training", "fixtures"),
     "segmenter": ("tasks", "rewards", "scoring", "models"),
+    "doctor": ("cli", "training", "evaluation", "speed"),
 }
 
 

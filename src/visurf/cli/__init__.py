@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from visurf.cli import datasets, environment, exports, measuring, runs, scores, speed, studies
+from visurf.cli import checks, datasets, environment, exports, measuring, runs, scores, speed, studies
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -29,6 +29,7 @@ WANTED = {
         "data": "show a data set; convert COCO, YOLO or CSV; a model's own answers as labels",
     },
     "train": {
+        "check": "data, labels, rewards, memory and time of a recipe, before a GPU is spent",
         "train": "run a recipe; an interrupted run goes on",
     },
     "study": {
@@ -97,7 +98,7 @@ def build_parser(*, listed: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="" if listed else argparse.SUPPRESS)
-    for group in (runs, measuring, scores, datasets, exports, environment, speed, studies):
+    for group in (runs, checks, measuring, scores, datasets, exports, environment, speed, studies):
         group.add(_Listed(commands) if listed else commands)
     return parser
 

@@ -175,4 +175,5 @@ DETECTION = Task(
     },
     headline="ap",
     slots={"category": lambda sample: sample.question},
+    extent=EXTENT,
 )

@@ -75,4 +75,5 @@ GROUNDING = Task(
     judge=judge,
     metrics={name: metric for name, metric in segmentation.METRICS.items() if name in ("giou", "ciou", "box_iou", "box_accuracy")},
     headline="box_iou",
+    extent=EXTENT,
 )

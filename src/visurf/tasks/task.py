@@ -118,6 +118,7 @@ class Task:
         prepare_question: What is done to a question before it goes into a template, by template name.
         slots: Further slots of the templates, each with what a sample puts into it.
         options: Two answers; evaluation adds the first's log-prob less the second's as ``score``, for a ranking.
+        extent: Width and height of the frame that its answers are in, where that is not the model's.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Task:
     prepare_question: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     slots: Mapping[str, Callable[[Sample], str]] = field(default_factory=dict)
     options: tuple[str, str] | None = None
+    extent: tuple[float, float] | None = None
 
     @property
     def targets(self) -> tuple[type, ...]:

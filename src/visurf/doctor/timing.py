@@ -1,0 +1,103 @@
+"""How long a step takes, from what it computes and the rates of the device. Torch-free, but for measuring a processor's own rate.
+
+A rough number: what devices reach of their rates differs between models and kernels. docs/checking.md says what was assumed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from visurf.accounting import DEVICES, Device, Parameters, decode_bytes, forward_flops, known_device, training_flops
+from visurf.config import Config
+from visurf.doctor.memory import Precision, Work, together, trained_parameters
+from visurf.doctor.shape import Shape
+
+# Shares of the rates that training and decoding are taken to reach.
+COMPUTED, READ = 0.4, 0.5
+# GB of memory of the devices in `visurf.accounting.DEVICES`, vendor's datasheets.
+MEMORY = {"H200": 141, "H100 PCIe": 80, "H100": 80, "A100-SXM4-80GB": 80, "A100-SXM4-40GB": 40, "L40S": 48}
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step.
+
+    Attributes:
+        prefill: The prompts' own pass before sampling.
+        decode: Sampling token by token.
+        train: Forward and backward passes of packed rows.
+    """
+
+    prefill: float
+    decode: float
+    train: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.prefill + self.decode + self.train
+
+
+def device_named(name: str) -> tuple[str, Device, int] | None:
+    """Name, rates and GB of memory of a device, by any part of its name that CUDA gives."""
+    device = known_device(name)
+    if device is None:
+        return None
+    full = next(part for part, found in DEVICES.items() if found is device)
+    return full, device, MEMORY[full]
+
+
+def processor_rate(seconds: float = 0.2) -> Device:
+    """This processor's rates on one product of float32 matrices and one copy, measured for about so long."""
+    side = 512
+    first, second = np.ones((side, side), np.float32), np.ones((side, side), np.float32)
+    rounds, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds / 2:
+        first @ second
+        rounds += 1
+    flops = 2.0 * side**3 * rounds / (time.perf_counter() - began)
+    block = np.ones(1 << 24, np.uint8)
+    rounds, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds / 2:
+        block.copy()
+        rounds += 1
+    return Device(flops, 2.0 * block.nbytes * rounds / (time.perf_counter() - began), "measured here")
+
+
+def step_time(shape: Shape, work: Work, config: Config, precision: Precision, device: Device) -> StepTime:
+    """Seconds of a step with a typical prompt; scoring, the optimiser and data are left out."""
+    text = shape.parameters - shape.vision_parameters - shape.embedding_parameters
+    tied = shape.head_parameters == shape.embedding_parameters and shape.parameters < text + 2 * shape.embedding_parameters
+    counted = Parameters(text if tied else text - shape.head_parameters, shape.head_parameters, shape.vision_parameters)
+    tokens, patches = work.prompts * work.prompt, work.prompts * work.patches
+    rate = device.flops * COMPUTED
+    prefill = decode = 0.0
+    if work.rollouts:
+        prefill = forward_flops(counted, tokens, work.prompts * work.rollouts, patches) / rate
+        weights = (counted.text + counted.head) * precision.low
+        at_once = together(work, config)
+        keys = 2 * shape.keys * shape.layers * precision.low
+        lengths = [[work.completion] * work.rollouts] * at_once
+        read = decode_bytes(weights, keys, [work.prompt] * at_once, lengths) / (device.bandwidth * READ)
+        drawn = (
+            forward_flops(counted, at_once * work.rollouts * work.completion, at_once * work.rollouts * work.completion, 0) / rate
+        )
+        decode = math.ceil(work.prompts / at_once) * max(read, drawn)
+    adapters = config.model.lora.rank > 0
+    trained_tower = not adapters and not config.model.freeze_vision
+    flops = training_flops(
+        counted,
+        work.prompts * work.group,
+        work.prompts * work.predicted,
+        patches,
+        adapters=adapters,
+        vision_trained=trained_tower,
+    )
+    if config.model.gradient_checkpointing:
+        flops += forward_flops(counted, work.prompts * work.group, 0, patches if trained_tower else 0)
+    assert trained_parameters(shape, config) > 0
+    return StepTime(prefill, decode, flops * config.inner_steps / rate)
