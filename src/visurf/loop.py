@@ -7,6 +7,7 @@ Source: ViSurf, arXiv 2510.10606, Algorithm 1. Every paradigm runs through `Loop
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from visurf import parallel
+from visurf import agreement, parallel
 from visurf.advantages import spread
 from visurf.config import Config
 from visurf.control import acting
@@ -31,6 +32,7 @@ from visurf.placement import Placement
 from visurf.policy import Policy
 from visurf.replicas import Replicas
 from visurf.rollout.local import Rollout, Sampling, sample, stream
+from visurf.rollout.remote import Remote
 from visurf.scoring import Scorer, label_completion
 from visurf.types import Completion, Group, Sample
 from visurf.weighing import Weighing
@@ -47,6 +49,7 @@ class Batch:
         old: Log-probs of each sequence under the policy that sampled; None where that is the current policy.
         reference: Log-probs of each sequence under the reference; None without a KL term.
         entropies: Entropy at each token of the supervised sequences, where the paradigm needs it.
+        sampled: Log-probs of each sequence by the servers that sampled it; None where the policy samples in process.
     """
 
     prompts: Sequence[Prompt]
@@ -55,12 +58,13 @@ class Batch:
     old: list[Tensor] | None = None
     reference: list[Tensor] | None = None
     entropies: list[Tensor] | None = None
+    sampled: list[Tensor] | None = None
 
 
 class Loop:
     """The training step of one stage."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last four have defaults
         self,
         config: Config,
         paradigm: Paradigm,
@@ -70,14 +74,16 @@ class Loop:
         reference: Policy | None = None,
         first: int = 0,
         placement: Placement | None = None,
+        remote: Remote | None = None,
     ) -> None:
         """Take what a stage needs.
 
         `reference` is the policy at the stage's start, None where that is without adapters; `first` the stage's first step;
-        `placement` says how both lie on the processes, None for whole on each.
+        `placement` says how both lie on the processes, None for whole on each; `remote` samples, None for in process.
         """
         self.config, self.paradigm, self.model, self.policy, self.scorer = config, paradigm, model, policy, scorer
         self.reference, self.first, self.placement = reference, first, placement or Replicas(policy)
+        self.remote = remote if paradigm.rollouts else None
         self.objective = config.objective
         self.controls = acting(config.controls, paradigm.controls)
         self.mixing = {**paradigm.mixing, **config.mixing}
@@ -85,16 +91,26 @@ class Loop:
         # While true, weights and step number do not belong together, or a failure of one process is unknown to the others.
         self.updating = False
 
-    def step(self, samples: Sequence[Sample], number: int, optimizer: Optimizer, schedule: LRScheduler) -> dict[str, float]:
-        """One iteration of Algorithm 1 on this process's samples; returns the metrics of all processes."""
+    def step(
+        self, samples: Sequence[Sample], number: int, optimizer: Optimizer, schedule: LRScheduler, upcoming: Sequence[Sample] = ()
+    ) -> dict[str, float]:
+        """One iteration of Algorithm 1 on this process's samples; returns the metrics of all processes.
+
+        `upcoming` are this process's samples of the next step, whose rollouts may be drawn while this one is trained.
+        """
         seen = Diagnostics(self.model.device)
         with parallel.agreed(), seen.timed("encode"), autocast(self.config, self.model.device):
-            prompts = [self.model.encode_prompt(s, self.scorer.task.prompt(s, self.config.task.prompt)) for s in samples]
+            prompts = (self.remote.begun(number) if self.remote else None) or self.encode(samples)
             labels = self.labels(prompts)  # y, aligned
+        if self.remote is not None:
+            with seen.timed("push"):
+                self.remote.prepare()
         moment = Moment(number - self.first, self.config.steps, self.mixing)
         with parallel.agreed():
             with seen.timed("rollout"):
                 sampled = self.sample(prompts, labels, number, moment)  # o_1 ... o_G from the old policy
+                if self.remote is not None and self.remote.overlap and upcoming:
+                    self.remote.begin(self.encode(upcoming), number + 1)
             with seen.timed("reward"):
                 rollouts = [[self.scorer.read(o, p.sample, p.frame) for o in g] for g, p in zip(sampled, prompts, strict=True)]
                 groups = [
@@ -110,7 +126,14 @@ class Loop:
             for _ in range(self.config.inner_steps):
                 loss, carried = self.update(batch, optimizer, schedule, seen)  # Eq. 8
             self.updating = False
-        return seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | self.model.kept()
+        metrics = seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | self.model.kept()
+        if self.remote is not None:
+            metrics = agreement.watched(metrics | self.remote.report(), self.config.rollout.servers.alarm)
+        return metrics
+
+    def encode(self, samples: Sequence[Sample]) -> list[Prompt]:
+        """The prompts of samples."""
+        return [self.model.encode_prompt(s, self.scorer.task.prompt(s, self.config.task.prompt)) for s in samples]
 
     def sample(
         self, prompts: Sequence[Prompt], labels: Sequence[Completion | None], number: int, moment: Moment
@@ -119,7 +142,7 @@ class Loop:
         size, hints = self.config.rollout.group_size, self.paradigm.hints
         if not self.paradigm.rollouts:
             return [[] for _ in prompts]
-        with self.placement.sampling():
+        with nullcontext() if self.remote else self.placement.sampling():
             if hints is None:
                 return [[self.complete(rollout) for rollout in group] for group in self.draw(prompts, number, 0, size)]
             hinting = [label for label in labels if label is not None]
@@ -128,6 +151,8 @@ class Loop:
 
     def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
         """Rollouts `first` to `first + members` of every prompt in step `number`."""
+        if self.remote is not None:
+            return self.remote.draw(prompts, number, first, members)
         settings = self.config.rollout
         sampling = Sampling(
             settings.max_tokens, top_p=settings.top_p, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs
@@ -166,8 +191,10 @@ class Loop:
         """Flatten groups; compute old and reference log-probs where the objective needs them."""
         lengths = torch.tensor([len(c.token_ids) for g in groups for c in g.completions], dtype=torch.long)
         batch = Batch(prompts, groups, lengths)
+        stale = self.remote is not None and self.remote.staleness > 0
+        batch.sampled = None if self.remote is None else agreement.sampled_logprobs(groups)
         # A batch that feeds one step has ratio 1 by definition; without rollouts there is no ratio.
-        if self.config.inner_steps > 1 and self.paradigm.rollouts:
+        if (self.config.inner_steps > 1 or stale) and self.paradigm.rollouts:
             batch.old = self.logprobs(self.policy, batch)
         if self.paradigm.entropies:
             batch.entropies = self.logprobs(self.policy, batch, entropy=True)
@@ -243,6 +270,10 @@ class Loop:
             terms = token_terms(
                 logprobs, old, part.advantages, objective, member=row.member, members=members, foreign=label, shaping=shaping
             )
+            if batch.sampled is not None:
+                sampled = torch.cat([batch.sampled[n] for n in row.numbers]).to(device)
+                factor = agreement.compare(logprobs if old is None else old, sampled, self.config.rollout.correction, seen)
+                terms = terms if factor is None else replace(terms, loss=terms.loss * factor)
             if batch.reference is not None:
                 kl = kl_estimate(logprobs, torch.cat([batch.reference[n] for n in row.numbers]), objective.kl_kind)
                 seen.add("policy/kl", kl.detach()[~label])
@@ -262,6 +293,8 @@ class Loop:
         seen.add("policy/grad_norm", norm.detach().view(1))
         optimizer.step()
         schedule.step()
+        if self.remote is not None:
+            self.remote.updated()
         return total, carried
 
 
