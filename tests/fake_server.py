@@ -1,4 +1,4 @@
-"""A small server with the endpoints of vLLM that rollouts need; it samples from a model in process, with the weights it is given."""
+"""A small server with the endpoints of vLLM that rollouts need; it samples from a model in process, with weights it is given."""
 
 import base64
 import dataclasses
@@ -148,7 +148,7 @@ class FakeServer:
                 "logprobs": {
                     "content": [{"token_id": t, "logprob": p + self.shift} for t, p in zip(r.token_ids, r.logprobs, strict=True)]
                 },
-                "weight_versions": [{"start": 0, "end": len(r.token_ids), "weight_version": self.version}],
+                "weight_versions": [{"start": 0, "end": len(r.token_ids), "version": self.version}],
             }
             for j, r in enumerate(drawn)
         ]

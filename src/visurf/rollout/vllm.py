@@ -180,7 +180,7 @@ class Server:
             raise ServerLost(f"{self.address}: asked for {members} completions, got {len(choices)}")
         for choice in choices:
             spans = choice.get("weight_versions") or ()
-            others = {str(span["weight_version"]) for span in spans} - {weights.version}
+            others = {str(span["version"]) for span in spans} - {weights.version}
             if others and not weights.adapter:
                 raise ServerLost(f"{self.address}: weights {sorted(others)} answered, {weights.version!r} were asked")
         return [_rollout(choice, drawing, self.address) for choice in choices]
