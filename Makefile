@@ -72,7 +72,7 @@ $(VLLM)/.installed: environments/vllm/requirements.txt environments/vllm/constra
 
 # Against a real server: 20 steps, greedy agreement, one encoding a group, adapters, a killed server.
 test-vllm: install vllm-install
-	OMP_NUM_THREADS=1 VISURF_VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/pytest -q -m vllm tests/test_servers_vllm.py
+	OMP_NUM_THREADS=1 VISURF_VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/pytest -q -s -m vllm tests/test_servers_vllm.py
 
 # Hours: hostile input by the million. Interrupted, it goes on where it was; delete build/soak-fuzz.json to begin again.
 soak: install

@@ -70,8 +70,8 @@ def server_command(
         )
     if not local and push != "adapter":
         raise ConfigError(
-            f"--host {host}: rollout.servers.push={push} needs vLLM's development endpoints, which no token guards and which open on "
-            "loopback only; leave --host out and reach the server through ssh -L, or train adapters"
+            f"--host {host}: rollout.servers.push={push} needs vLLM's development endpoints, which no token guards and which "
+            "open on loopback only; leave --host out and reach the server through ssh -L, or train adapters"
         )
     arguments = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--host", host, "--port", str(port)]
     # What the checkpoint's generation_config says must not change the distribution, and log-probs are those of what is sampled.
