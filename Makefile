@@ -15,6 +15,7 @@ export FITS
 
 # What the README asks for, and what changes are checked with; CONTRIBUTING.md says what each is for.
 .PHONY: install demo test lint types unit docs docs-serve pictures release-check bench bench-install soak audit clean
+.PHONY: vllm-install test-vllm
 
 install: $(STAMP)
 
@@ -73,6 +74,22 @@ bench: bench-install
 	  $(BIN)/visurf bench memory --model $$model --against naive,trl --json bench/results/memory-$$model.json || exit 1; \
 	done
 
+# A vLLM server on the CPU, in an environment of its own (its transformers is older than ours): about 3.5 GB. Only for tests on
+# Linux and Python 3.11; on a GPU install vLLM as its own documentation says.
+VLLM := .venv-vllm
+vllm-install: $(VLLM)/.installed
+
+$(VLLM)/.installed: environments/vllm/requirements.txt environments/vllm/constraints.txt environments/vllm/sitecustomize.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c environments/vllm/constraints.txt -r environments/vllm/requirements.txt
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	cp environments/vllm/sitecustomize.py "$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	touch $@
+
+# Against a real server: 20 steps, greedy agreement, one encoding a group, adapters, a killed server.
+test-vllm: install vllm-install
+	OMP_NUM_THREADS=1 VISURF_VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/pytest -q -s -m vllm tests/test_servers_vllm.py
+
 # Hours: a run killed thirty times, 2,000 steps whose memory must not grow, hostile input by the million. The last, interrupted, goes
 # on where it was; delete build/soak-fuzz.json to begin again.
 soak: install
@@ -86,4 +103,4 @@ audit: install
 	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 clean:
-	rm -rf $(VENV) demo-out runs build dist
+	rm -rf $(VENV) $(VLLM) demo-out runs build dist

@@ -179,7 +179,7 @@ def spoilt(checkpoint, mode, how):
     scorer = Scorer(TASKS["referring"], {"length": Part(reward, 3.0, "accuracy")})
     loop = Replayed(config, PARADIGMS["rlvr"], model, policy, scorer, placement=placement)
     # What a prompt with one completion takes does fit.
-    most = max(len(p.token_ids) for p in loop.prompting.encode([make_sample(i) for i in STEPS[0]])[0]) + 9
+    most = max(len(p.token_ids) for p in loop.prompting.encode([make_sample(i) for i in STEPS[0]]).prompts) + 9
     forward = Policy.forward
 
     def wrong(self, row, **settings):

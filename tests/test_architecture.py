@@ -24,6 +24,7 @@ TORCH_FREE += ("alarms", "studies", "mini.questions")
 TORCH_FREE += tuple(
     f"doctor.{n}" for n in ("findings", "pictures", "data", "labels", "attempts", "probes", "rewards", "memory", "report", "page")
 )
+TORCH_FREE += ("serving",)
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
 MAY_IMPORT = {

@@ -21,6 +21,7 @@ _FREE_WITHIN = (
     ("rollout", "token_budget"),
     ("rollout", "cuda_graphs"),
     ("rollout", "whole_model"),
+    ("rollout", "servers"),
 )
 
 

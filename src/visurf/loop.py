@@ -7,6 +7,7 @@ Source: ViSurf, arXiv 2510.10606, Algorithm 1. Every paradigm runs through `Loop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypeVar
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from visurf import parallel
+from visurf import agreement, parallel
 from visurf.advantages import spread
 from visurf.budgets import Budget, explained
 from visurf.config import Config
@@ -32,9 +33,10 @@ from visurf.packing import Bundle, PackedRow, Scored, build_row, plan
 from visurf.paradigms import Paradigm
 from visurf.placement import Placement
 from visurf.policy import Policy
-from visurf.prompting import Prompting
+from visurf.prompting import Encoded, Prompting
 from visurf.replicas import Replicas
 from visurf.rollout.local import Rollout, Sampling, sample, stream
+from visurf.rollout.remote import Remote
 from visurf.scoring import Scorer, label_completion
 from visurf.types import Completion, Group, Sample
 from visurf.weighing import Weighing
@@ -53,6 +55,7 @@ class Batch:
         old: Log-probs of each sequence under the policy that sampled; None where that is the current policy.
         reference: Log-probs of each sequence under the reference; None without a KL term.
         entropies: Entropy at each token of the supervised sequences, where the paradigm needs it.
+        sampled: Log-probs of each sequence by the servers that sampled it; None where the policy samples in process.
     """
 
     prompts: Sequence[Prompt]
@@ -61,12 +64,13 @@ class Batch:
     old: list[Tensor] | None = None
     reference: list[Tensor] | None = None
     entropies: list[Tensor] | None = None
+    sampled: list[Tensor] | None = None
 
 
 class Loop:
     """The training step of one stage."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last four have defaults
         self,
         config: Config,
         paradigm: Paradigm,
@@ -76,14 +80,16 @@ class Loop:
         reference: Policy | None = None,
         first: int = 0,
         placement: Placement | None = None,
+        remote: Remote | None = None,
     ) -> None:
         """Take what a stage needs.
 
         `reference` is the policy at the stage's start, None where that is without adapters; `first` the stage's first step;
-        `placement` says how both lie on the processes, None for whole on each.
+        `placement` says how both lie on the processes, None for whole on each; `remote` samples, None for in process.
         """
         self.config, self.paradigm, self.model, self.policy, self.scorer = config, paradigm, model, policy, scorer
         self.reference, self.first, self.placement = reference, first, placement or Replicas(policy)
+        self.remote = remote if paradigm.rollouts else None
         self.objective = config.objective
         self.controls = acting(config.controls, paradigm.controls)
         self.mixing = {**paradigm.mixing, **config.mixing}
@@ -99,20 +105,34 @@ class Loop:
             config.data.on_bad_sample,
             config.rollout.max_tokens if paradigm.rollouts else 0,
         )
+        self.encoded = Encoded()  # of the step in hand
+        self.ahead: dict[int, Encoded] = {}  # of the next step, where its rollouts are being drawn already
         self._divisible = 0  # tokens of the packed row in hand, 0 where it holds a single sequence
         self._changed = False  # whether this step has changed weights
         # While true, weights and step number do not belong together, or a failure of one process is unknown to the others.
         self.updating = False
 
-    def step(self, samples: Sequence[Sample], number: int, optimizer: Optimizer, schedule: LRScheduler) -> dict[str, float]:
-        """One iteration of Algorithm 1 on this process's samples; returns the metrics of all processes."""
+    def step(
+        self, samples: Sequence[Sample], number: int, optimizer: Optimizer, schedule: LRScheduler, upcoming: Sequence[Sample] = ()
+    ) -> dict[str, float]:
+        """One iteration of Algorithm 1 on this process's samples; returns the metrics of all processes.
+
+        `upcoming` are this process's samples of the next step, whose rollouts may be drawn while this one is trained.
+        """
         seen, self._changed = Diagnostics(self.model.device), False
         with parallel.agreed(), seen.timed("encode"), autocast(self.config, self.model.device):
-            prompts, labels = self.prompting.encode(samples)  # x, and y aligned
+            self.encoded = self.ahead.pop(number, None) or self.prompting.encode(samples)
+            prompts, labels = self.encoded.prompts, self.encoded.labels  # x, and y aligned
+        if self.remote is not None:
+            with seen.timed("push"):
+                self.remote.prepare()
         moment = Moment(number - self.first, self.config.steps, self.mixing)
         with parallel.agreed():
             with seen.timed("rollout"):
                 sampled = self.sample(prompts, labels, number, moment)  # o_1 ... o_G from the old policy
+                if self.remote is not None and self.remote.overlap and upcoming:
+                    self.ahead[number + 1] = self.prompting.encode(upcoming)
+                    self.remote.begin(self.ahead[number + 1].prompts, number + 1)
             with seen.timed("reward"):
                 rollouts = [[self.scorer.read(o, p.sample, p.frame) for o in g] for g, p in zip(sampled, prompts, strict=True)]
                 groups = [
@@ -131,12 +151,15 @@ class Loop:
             self.updating = False
         counted = self.meter.take(seen.seconds["train"])
         metrics = seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | counted
-        return metrics | self.model.kept() | self.incidents()
+        metrics |= self.model.kept() | self.incidents()
+        if self.remote is not None:
+            metrics = agreement.watched(metrics | self.remote.report(), self.config.rollout.servers.alarm)
+        return metrics
 
     def incidents(self) -> dict[str, float]:
         """What went wrong in a step and was lived with, over all processes."""
         self.rollout_budget.agree()
-        bad = parallel.total([len(self.prompting.skipped)])[0]
+        bad = parallel.total([len(self.encoded.skipped)])[0]
         found = {"train/step_skipped": float(self.findings.skipped), "data/skipped": bad}
         return found | self.budget.report() | self.rollout_budget.report()
 
@@ -164,7 +187,7 @@ class Loop:
         size, hints = self.config.rollout.group_size, self.paradigm.hints
         if not self.paradigm.rollouts:
             return [[] for _ in prompts]
-        with self.placement.sampling():
+        with nullcontext() if self.remote else self.placement.sampling():
             if hints is None:
                 return [[self.complete(rollout) for rollout in group] for group in self.draw(prompts, number, 0, size)]
             hinting = [label for label in labels if label is not None]
@@ -173,6 +196,8 @@ class Loop:
 
     def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
         """Rollouts `first` to `first + members` of every prompt in step `number`."""
+        if self.remote is not None:
+            return self.remote.draw(prompts, number, first, members)
         settings = self.config.rollout
         needs = [len(p.token_ids) + members * settings.max_tokens for p in prompts]
 
@@ -229,8 +254,10 @@ class Loop:
         """Flatten groups; compute old and reference log-probs where the objective needs them."""
         lengths = torch.tensor([len(c.token_ids) for g in groups for c in g.completions], dtype=torch.long)
         batch = Batch(prompts, groups, lengths)
+        stale = self.remote is not None and self.remote.staleness > 0
+        batch.sampled = None if self.remote is None else agreement.sampled_logprobs(groups)
         # A batch that feeds one step has ratio 1 by definition; without rollouts there is no ratio.
-        if self.config.inner_steps > 1 and self.paradigm.rollouts:
+        if (self.config.inner_steps > 1 or stale) and self.paradigm.rollouts:
             batch.old = self.logprobs(self.policy, batch)
         if self.paradigm.entropies:
             batch.entropies = self.logprobs(self.policy, batch, entropy=True)
@@ -305,6 +332,8 @@ class Loop:
             with explained("the optimiser's states do not fit", "Train adapters (model.lora.rank), or set parallel: fsdp2"):
                 optimizer.step()
         schedule.step()
+        if self.remote is not None:
+            self.remote.updated()
         return total, carried
 
     def gradient(self, batch: Batch, weighing: Weighing, seen: Diagnostics) -> tuple[float, int]:
@@ -338,6 +367,10 @@ class Loop:
         terms = token_terms(
             logprobs, old, part.advantages, objective, member=row.member, members=members, foreign=label, shaping=shaping
         )
+        if batch.sampled is not None:
+            sampled = torch.cat([batch.sampled[n] for n in row.numbers]).to(self.model.device)
+            factor = agreement.compare(logprobs if old is None else old, sampled, self.config.rollout.correction, seen)
+            terms = terms if factor is None else replace(terms, loss=terms.loss * factor)
         if batch.reference is not None:
             kl = kl_estimate(logprobs, torch.cat([batch.reference[n] for n in row.numbers]), objective.kl_kind)
             seen.add("policy/kl", kl.detach()[~label])

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from visurf.models.family import Prompt, VisionLanguageModel
 from visurf.types import Completion, DataError, Sample
 
 LOG = logging.getLogger("visurf")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The samples of a step as the model takes them.
+
+    Attributes:
+        prompts: Of the samples that can be used, in order.
+        labels: Theirs; None each where the paradigm has none.
+        skipped: Id and problem of the samples that were left out.
+    """
+
+    prompts: Sequence[Prompt] = ()
+    labels: Sequence[Completion | None] = ()
+    skipped: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
@@ -23,7 +38,6 @@ class Prompting:
         label: (prompt) -> its label, or None where the paradigm has none.
         on_bad_sample: `error` raises at an unusable sample, `skip` leaves it out of its step.
         most: Tokens that a rollout may have; 0 where nothing is sampled.
-        skipped: Id and problem of the samples that were left out of the last step.
     """
 
     model: VisionLanguageModel
@@ -31,17 +45,15 @@ class Prompting:
     label: Callable[[Prompt], Completion | None]
     on_bad_sample: Literal["error", "skip"] = "error"
     most: int = 0
-    skipped: list[tuple[str, str]] = field(default_factory=list)
     _warned: bool = False
 
-    def encode(self, samples: Sequence[Sample]) -> tuple[list[Prompt], list[Completion | None]]:
-        """Prompts and labels of the samples that can be used, in order.
+    def encode(self, samples: Sequence[Sample]) -> Encoded:
+        """Prompts and labels of the samples that can be used.
 
         Raises:
             DataError: Names the sample that cannot, unless such are skipped.
         """
-        prompts, labels = [], []
-        self.skipped = []
+        prompts, labels, skipped = [], [], []
         for sample in samples:
             try:
                 prompt = self.model.encode_prompt(sample, self.template(sample))
@@ -53,11 +65,11 @@ class Prompting:
                     hint = "mend it and give the same command, or leave such samples out with data.on_bad_sample=skip"
                     raise DataError(f"{problem}; {hint}") from error
                 LOG.warning("skipped: %s", problem)
-                self.skipped.append((sample.id, problem))
+                skipped.append((sample.id, problem))
                 continue
             prompts.append(prompt)
             labels.append(label)
-        return prompts, labels
+        return Encoded(prompts, labels, skipped)
 
     def _check_length(self, prompt: Prompt, label: Completion | None) -> None:
         """Refuse what the model cannot see in whole; a rollout that would leave the context is worth a warning."""

@@ -38,6 +38,7 @@ from visurf.preparation import (
     sample_order,
 )
 from visurf.rollout.local import Sampling, stream
+from visurf.rollout.remote import connect
 from visurf.side_tasks import before_training, side_metrics, side_scores, side_tasks
 from visurf.stages import Stage, stages
 from visurf.tasks import TASKS, Task
@@ -83,6 +84,9 @@ class Run:
         """Look up what the configuration names, read the data, find the last checkpoint."""
         self.task: Task = look_up(config.task.name, TASKS, "task")
         self.stages = stages(config)
+        for stage in self.stages:
+            if stage.config.rollout.overlap and stage.paradigm.hints is not None:
+                raise ConfigError(f"rollout.overlap: {stage.paradigm.name!r} samples in rounds, one after the other; switch it off")
         if config.rollout.top_p < 1:
             warnings.warn(
                 "rollout.top_p below 1: log-probs are not those of the sampled distribution; ratios are biased", stacklevel=2
@@ -176,18 +180,32 @@ class Run:
         reference = self._reference(index, stage, model)
         if reference is not None:
             placement.place(reference)
-        loop = Loop(config, stage.paradigm, model, policy, make_scorer(config, self.task), reference, stage.first, placement)
+        scorer, remote = make_scorer(config, self.task), connect(config, model, network, placement)
+        loop = Loop(config, stage.paradigm, model, policy, scorer, reference, stage.first, placement, remote)
         loop.budget.halvings, loop.rollout_budget.halvings = self.progress.halvings
+        try:
+            self._steps(index, stage, network, loop, optimizer, schedule, tracker)
+        finally:
+            if remote is not None:
+                remote.close()
+        return model, network, placement
+
+    def _steps(
+        self, index: int, stage: Stage, network: Any, loop: Loop, optimizer: Any, schedule: Any, tracker: Tracker | None
+    ) -> None:
+        """A stage's steps from where the run stands, with what comes after each."""
+        config, model = stage.config, loop.model
         if self.side and self.progress.step == 0:
             self.side_before = side_scores(self.side, config, loop)
         began = time.monotonic() - self.progress.seconds
         for number in range(self.progress.step, stage.end):
             samples = self._samples(number)
-            model.read_ahead([*samples, *(self._samples(number + 1) if number + 1 < stage.end else ())])
+            upcoming = self._samples(number + 1) if number + 1 < stage.end else []
+            model.read_ahead([*samples, *upcoming])
             # Dropout depends on seed, step and process alone.
             torch.manual_seed(int(stream(config.seed, "step", number, self.rank).integers(2**62)))
             try:
-                metrics = loop.step(samples, number, optimizer, schedule)
+                metrics = loop.step(samples, number, optimizer, schedule, upcoming)
             except (Exception, KeyboardInterrupt) as error:
                 # Rewards come before the update; unless it began, the last step's state is whole: keep it.
                 if not loop.updating and _known_to_all(error) and self.progress.step > 0:
@@ -209,7 +227,7 @@ class Run:
             every = config.checkpoint.every
             if self.progress.step == stage.end and index + 1 < len(self.stages):
                 # Before the checkpoint that says this stage is over: the next one starts from here.
-                self._export(model, network, placement, self.out / "stages" / str(index + 1))
+                self._export(model, network, loop.placement, self.out / "stages" / str(index + 1))
             stop = any(parallel.gather([self.interruption.asked])) or bool(reason)
             if stop or (every and self.progress.step % every == 0) or self.progress.step == stage.end:
                 self._save(network, loop, optimizer, schedule, tracker)
@@ -217,7 +235,6 @@ class Run:
                 raise NonFiniteError(reason)
             if stop and self.progress.step < self.stages[-1].end:
                 raise KeyboardInterrupt
-        return model, network, placement
 
     def _samples(self, number: int) -> list[Sample]:
         """This process's share of a step's samples."""
@@ -246,7 +263,7 @@ class Run:
         """Keep what a skipped step and skipped samples were; returns the diagnosis where too many steps in a row were skipped."""
         step, folder = self.progress.step, self.out / "incidents"
         if metrics["data/skipped"]:
-            rows = parallel.gather([{"step": step, "id": name, "problem": problem} for name, problem in loop.prompting.skipped])
+            rows = parallel.gather([{"step": step, "id": name, "problem": problem} for name, problem in loop.encoded.skipped])
             self._keep(folder / f"step-{step:06d}-skipped.jsonl", rows)
         if not loop.findings.skipped:
             self.progress.skipped = 0

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from visurf.cli import checks, datasets, environment, exports, measuring, runs, scores, speed, studies
+from visurf.cli import checks, datasets, environment, exports, measuring, runs, scores, serving, speed, studies
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -31,6 +31,7 @@ WANTED = {
     "train": {
         "check": "data, labels, rewards, memory and time of a recipe, before a GPU is spent",
         "train": "run a recipe; an interrupted run goes on",
+        "serve": "a vLLM server that samples for a recipe",
     },
     "study": {
         "study": "grids of runs with tuning, matched budgets and paired tests",
@@ -71,6 +72,7 @@ _EXTRAS = {
     "datasets": "datasets",
     "pyarrow": "datasets",
     "matplotlib": "report",
+    "httpx": "vllm",
 }
 
 
@@ -98,7 +100,7 @@ def build_parser(*, listed: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="" if listed else argparse.SUPPRESS)
-    for group in (runs, checks, measuring, scores, datasets, exports, environment, speed, studies):
+    for group in (runs, checks, measuring, scores, datasets, exports, environment, speed, studies, serving):
         group.add(_Listed(commands) if listed else commands)
     return parser
 

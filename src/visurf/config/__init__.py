@@ -20,6 +20,7 @@ from visurf.config.settings import (
     OptimizerConfig,
     RewardConfig,
     RolloutConfig,
+    ServersConfig,
     StageConfig,
     TaskConfig,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "OptimizerConfig",
     "RewardConfig",
     "RolloutConfig",
+    "ServersConfig",
     "StageConfig",
     "TaskConfig",
     "build",

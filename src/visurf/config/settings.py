@@ -200,6 +200,36 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class ServersConfig:
+    """vLLM servers that sample, see docs/servers.md.
+
+    Attributes:
+        addresses: Of all servers, such as ``http://127.0.0.1:8000``; prompts go to whichever has room.
+        token_variable: Environment variable that holds the servers' token, if they want one.
+        push: How new weights reach them after every optimiser step: `file`, a safetensors checkpoint that they read; `adapter`,
+            the adapters alone; `nccl`, over the GPU interconnect. `auto` is `adapter` where adapters are trained, else `file`.
+        folder: Where checkpoints and adapters for them are written, seen by every server under the same path; empty for
+            ``out/servers``. Memory (/dev/shm) does on one machine.
+        host: Address of this machine that the servers reach, for `nccl`.
+        requests: Prompts that one server is asked at once.
+        timeout: Seconds that a request may take before its server counts as lost.
+        patience: Seconds that lost servers are waited for; then the run ends, and the same command goes on with it.
+        alarm: Warn when the mean absolute difference between training's and the servers' log-probs of the same tokens exceeds this
+            (nats); 0 never does.
+    """
+
+    addresses: tuple[str, ...] = ("http://127.0.0.1:8000",)
+    token_variable: str = "VISURF_SERVER_TOKEN"
+    push: Literal["auto", "file", "adapter", "nccl"] = "auto"
+    folder: str = ""
+    host: str = "127.0.0.1"
+    requests: int = 32
+    timeout: float = 600.0
+    patience: float = 600.0
+    alarm: float = 0.1
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     """How the policy is sampled.
 
@@ -213,6 +243,11 @@ class RolloutConfig:
         whole_model: With `parallel: fsdp2`, hold the whole model in every process while sampling; off gathers it layer by layer for
             every token, which is slower and takes less memory.
         cuda_graphs: `auto` decodes in fixed shapes on a GPU and replays recorded steps; `off` runs one kernel at a time.
+        engine: `local` samples in the processes that train, `vllm` on servers.
+        overlap: With `engine: vllm`, sample the next step's rollouts while this step is trained. They are then one step old.
+        correction: Weigh every sampled token by min(p / p_sampled, correction), p by the network that is trained and p_sampled by
+            the server (truncated importance sampling); 0 does not.
+        servers: Where they are, and how weights get there.
     """
 
     group_size: int = 8
@@ -222,6 +257,10 @@ class RolloutConfig:
     token_budget: int = 65536
     whole_model: bool = True
     cuda_graphs: Literal["auto", "off"] = "auto"
+    engine: Literal["local", "vllm"] = "local"
+    overlap: bool = False
+    correction: float = 0.0
+    servers: ServersConfig = ServersConfig()
 
 
 @dataclass(frozen=True)
@@ -342,6 +381,10 @@ class Config:
             "reward.frame": min(self.reward.frame),
             "model.frame": min(self.model.frame or (1.0,)),
             "process_timeout": self.process_timeout,
+            "rollout.servers.requests": self.rollout.servers.requests,
+            "rollout.servers.timeout": self.rollout.servers.timeout,
+            "rollout.servers.patience": self.rollout.servers.patience,
+            "rollout.servers.addresses": len(set(self.rollout.servers.addresses)),
         }
         not_negative = {
             "optimizer.lr": self.optimizer.lr,
@@ -360,6 +403,8 @@ class Config:
             "checkpoint.keep": self.checkpoint.keep,
             "model.feature_cache_mb": self.model.feature_cache_mb,
             "data.workers": self.data.workers,
+            "rollout.correction": self.rollout.correction,
+            "rollout.servers.alarm": self.rollout.servers.alarm,
             "threads": self.threads,
             "seed": self.seed,
         }
@@ -371,3 +416,9 @@ class Config:
                 raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
         if not 0 < self.rollout.top_p <= 1:
             raise ConfigError(f"rollout.top_p: expected a number in (0, 1], got {self.rollout.top_p!r}")
+        if self.rollout.engine == "local":
+            for name in ("overlap", "correction"):
+                if getattr(self.rollout, name):
+                    raise ConfigError(f"rollout.{name}: needs rollout.engine=vllm; in process the policy samples itself")
+        if self.rollout.servers.push == "adapter" and not self.model.lora.rank:
+            raise ConfigError("rollout.servers.push: got 'adapter', but model.lora.rank is 0: nothing but the whole can be pushed")

@@ -1,0 +1,200 @@
+"""Rollouts from a real vLLM server on the CPU: `make test-vllm`. It starts within minutes, and once more after it is killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from test_servers import record_batches, rows, scheduled
+from visurf.config import load_config, merge
+from visurf.data import load_data
+from visurf.mini.demo import RECIPE
+from visurf.policy import Policy
+from visurf.rollout.local import sample
+from visurf.rollout.servers import Limits, Servers
+from visurf.rollout.transfer import FileTransfer
+from visurf.rollout.types import Sampling
+from visurf.rollout.vllm import Drawing, Server
+from visurf.tasks import TASKS
+from visurf.training import train
+
+PYTHON = os.environ.get("VISURF_VLLM_PYTHON", "")
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(not PYTHON, reason="VISURF_VLLM_PYTHON names no interpreter with vLLM: make test-vllm"),
+]
+BLOCK = 32
+
+
+class Running:
+    """A server as `visurf serve` starts it."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.address = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        own = ("model.lora.rank=8", f"out={self.folder}", "--cpu", "--port", str(self.port), "--python", PYTHON)
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "visurf", "serve", str(RECIPE), *own, "--flag=--max-model-len=512"],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait(self):
+        server, until = Server(self.address), time.monotonic() + 1200
+        while not server.healthy():
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()[-3000:]
+            assert time.monotonic() < until, "the server did not start"
+            time.sleep(1)
+        server.close()
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    found = Running(tmp_path_factory.mktemp("server"))
+    found.start()
+    found.wait()
+    yield found
+    found.kill()
+
+
+def settings(out, address, **changes):
+    own = {
+        "data": {"train": "world:shifted?count=120&seed=5", "validation": ""},
+        "rollout": {"group_size": 4, "engine": "vllm", "servers": {"addresses": [address], "patience": 1200.0}},
+        "prompts_per_step": 4,
+        "steps": 20,
+        "evaluation": {"every": 0},
+        "checkpoint": {"every": 5},
+        "threads": 1,
+        "out": str(out),
+    }
+    return load_config(RECIPE, merge(own, changes))
+
+
+def counted(address):
+    import httpx
+
+    found = {}
+    for line in httpx.get(f"{address}/metrics", trust_env=False).text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if not line.startswith("#"):
+            found[name.partition("{")[0]] = found.get(name.partition("{")[0], 0.0) + float(value)
+    return found
+
+
+def encoded(mini, count):
+    task = TASKS["referring"]
+    samples = load_data(f"world:shifted?count={count}&seed=77", load_config(RECIPE).data, task).samples
+    return [mini.encode_prompt(s, task.prompt(s, "")) for s in samples]
+
+
+def connected(running, mini, folder):
+    way = FileTransfer(mini, mini.network, folder, lambda network: None)
+    return Servers([Server(running.address)], way, Limits(16, 600.0))
+
+
+def drawing(mini, **changes):
+    return Drawing(Sampling(40, **changes), 1.0, mini.eos_ids, mini.banned_ids, mini.image_id)
+
+
+def test_greedy_rollouts_differ_only_where_the_two_best_tokens_are_close(running, mini, tmp_path):
+    prompts = encoded(mini, 64)
+    pool = connected(running, mini, tmp_path / "w")
+    pool.push()
+    drawn = pool.draw(prompts, 1, drawing(mini, greedy=True), [0] * len(prompts))
+    policy = Policy(mini.network, temperature=1.0, banned=mini.banned_ids).eval()
+    local = sample(policy, mini.family, prompts, 1, Sampling(40, greedy=True), mini.eos_ids)
+    apart, worst = 0, 0.0
+    for prompt, (ours,), (theirs,) in zip(prompts, local, drawn, strict=True):
+        pairs = list(zip(ours.token_ids, theirs.token_ids, strict=False))
+        place = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        worst = max([worst, *(abs(a - b) for a, b in zip(ours.logprobs[:place], theirs.logprobs[:place], strict=True))])
+        if ours.token_ids != theirs.token_ids:
+            apart += 1
+            # Both took their best token: had those not been close, a difference of kernels could not have swapped them.
+            assert abs(ours.logprobs[place] - theirs.logprobs[place]) < 1e-3, prompt.sample.id
+    print(f"\n{apart} of {len(prompts)} greedy rollouts differ; log-probs of common tokens within {worst:.2g}")
+    assert worst < 1e-3
+
+
+def test_prefix_and_image_are_encoded_once_for_a_group(running, mini, tmp_path):
+    prompts = encoded(mini, 8)
+    pool = connected(running, mini, tmp_path / "w")
+    pool.push()
+    before = counted(running.address)
+    members = 8
+    pool.draw(prompts, members, drawing(mini), range(len(prompts)))
+    now = counted(running.address)
+    change = {name: now[name] - before.get(name, 0.0) for name in now}
+    # All but the last, incomplete block of a prompt come from the first member's pass.
+    shared = sum(len(p.token_ids) // BLOCK * BLOCK for p in prompts)
+    asked, kept = change["vllm:prompt_tokens_total"], change["vllm:prefix_cache_hits_total"]
+    print(f"\nasked {asked:.0f} prompt tokens, {kept:.0f} of them from the cache")
+    assert asked == members * sum(len(p.token_ids) for p in prompts)
+    assert kept >= (members - 1) * shared
+    assert change["vllm:mm_cache_queries_total"] == len(prompts), "pictures are processed once per group, not once per member"
+
+
+def test_adapters_are_pushed_and_answer(running, tmp_path):
+    config = settings(tmp_path / "run", running.address, steps=3, model={"lora": {"rank": 4}}, optimizer={"lr": 1e-2})
+    train(config)
+    found = rows(tmp_path / "run")
+    print("\nadapters:", [f"{r['rollout/logprob_difference']:.2g}" for r in found])
+    # With such steps the weights of the step before would differ by far more.
+    assert max(r["rollout/logprob_difference"] for r in found) < 1e-3
+    assert all(r["rollout/pushes"] == 1 for r in found)
+
+
+def test_merged_adapters_are_pushed_as_a_file(running, tmp_path):
+    changes = {"model": {"lora": {"rank": 4}}, "optimizer": {"lr": 1e-2}, "rollout": {"servers": {"push": "file"}}}
+    train(settings(tmp_path / "run", running.address, steps=2, **changes))
+    assert max(r["rollout/logprob_difference"] for r in rows(tmp_path / "run")) < 1e-3
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_twenty_steps_with_a_server_that_is_killed(running, tmp_path, monkeypatch, overlap):
+    seen = record_batches(monkeypatch)
+    config = settings(tmp_path / "run", running.address, rollout={"overlap": overlap})
+    # Only the synchronous run loses its server: a start takes minutes.
+    if not overlap:
+        from visurf.loop import Loop
+
+        step = Loop.step
+
+        def killing(self, samples, number, *rest):
+            if number == 8:
+                threading.Timer(0.05, running.kill).start()
+                threading.Timer(1.0, running.start).start()
+            return step(self, samples, number, *rest)
+
+        monkeypatch.setattr(Loop, "step", killing)
+    train(config)
+    found = rows(tmp_path / "run")
+    assert seen == scheduled(config)
+    assert [r["step"] for r in found] == list(range(1, 21))
+    differences = [r["rollout/logprob_difference"] for r in found]
+    print(f"\noverlap {overlap}: log-prob difference {np.mean(differences):.2g}, at most {max(differences):.2g}")
+    assert [r["rollout/staleness"] for r in found] == [0.0, *[float(overlap)] * 19]
+    if not overlap:
+        assert max(differences) < 1e-3
+        assert sum(r["rollout/servers_lost"] for r in found) >= 1
+        assert sum(r["rollout/pushes"] for r in found) >= 21, "the new server was given no weights"
+    assert torch.isfinite(torch.tensor(differences)).all()
