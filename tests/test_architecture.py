@@ -19,6 +19,7 @@ MODULES = {
 TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control", "rewards", "tasks", "benchmarks")
 TORCH_FREE += ("groups", "scoring", "paradigms", "mixing", "naming", "config", "data", "segmenter", "sam2", "mask_reward", "cli")
 TORCH_FREE += ("judging", "predictions", "detection_scores", "demonstrations", "row_file", "picture_files", "accounting")
+TORCH_FREE += ("small_pictures", "group_rows", "provenance", "drawing", "reporting")
 TORCH_FREE += ("score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.

@@ -34,11 +34,14 @@ from visurf.preparation import (
     prepare_model,
     sample_order,
 )
+from visurf.provenance import note_invocation
+from visurf.recording import Recorder
 from visurf.rollout.local import Sampling, stream
+from visurf.small_pictures import illustrate
 from visurf.stages import Stage, stages
 from visurf.tasks import TASKS, Task
 from visurf.tracking import Tracker
-from visurf.types import Group, Sample
+from visurf.types import Sample
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -54,7 +57,18 @@ class Result:
 
 
 # What may change when a run goes on: it decides how long, how fast and how closely watched, not what is learnt.
-_FREE = ("out", "threads", "trackers", "checkpoint", "evaluation", "tokens_per_microbatch", "parallel", "process_timeout", "steps")
+_FREE = (
+    "out",
+    "threads",
+    "trackers",
+    "checkpoint",
+    "evaluation",
+    "recording",
+    "tokens_per_microbatch",
+    "parallel",
+    "process_timeout",
+    "steps",
+)
 _FREE_WITHIN = (
     ("data", "validation"),
     ("data", "workers"),
@@ -92,7 +106,7 @@ class Run:
         """Read the data, refuse what cannot work, and find out where to go on."""
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.rank, _ = parallel.start(config.process_timeout)
+        self.rank, self.processes = parallel.start(config.process_timeout)
         self.config = config
         self.report = report if report is not None and self.rank == 0 else lambda event: None
         self.interruption = Interruption()
@@ -142,8 +156,11 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         if self.rank == 0:
             (self.out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
+            if self.progress.step < self.stages[-1].end:
+                note_invocation(self.out, step=self.progress.step, processes=self.processes, device=str(parallel.device()))
         positions = (self.progress.metrics_bytes, self.progress.rollouts_bytes)
         tracker = Tracker(self.out, self.config.trackers, to_dict(self.config), positions) if self.rank == 0 else None
+        self.recorder = Recorder(self.out, self.config.recording, self.stages[-1].end, self.progress.rollouts_bytes)
         self.report({"event": "start", "data": self.train_data, "resumed": self.progress.step, "steps": self.stages[-1].end})
         placement: Placement | None = None
         try:
@@ -252,10 +269,10 @@ class Run:
             if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
                 self.progress.best, self.progress.best_step = score, step
         self.last = metrics
-        shown = parallel.rejoin([_row(step, group) for group in loop.groups[:2]])
+        shown = self.recorder.rows(step, loop.groups, loop.scorer, loop.controls)
         if tracker is not None:
             tracker.log(step, {"stage": self.progress.stage, "paradigm": stage.paradigm.name, **metrics})
-            tracker.rollouts(shown[:2])
+            tracker.rollouts(shown)
         self.report({"event": "step", "step": step, "steps": self.stages[-1].end, "metrics": metrics, "stage": stage})
 
     def evaluate(self, loop: Loop, samples: Sequence[Sample]) -> dict[str, float]:
@@ -292,31 +309,6 @@ class Run:
             summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": self.scores}
             (self.out / "summary.json").write_text(json.dumps(summary, indent=1))
         self.report({"event": "end", "out": self.out})
-
-
-def _row(step: int, group: Group) -> dict[str, Any]:
-    """A group as one line of rollouts.jsonl."""
-    supervision = group.supervision or (0.0,) * len(group.completions)
-    members = [
-        {
-            "source": c.source,
-            "text": c.text,
-            "answer": evaluation.plain(c.answer),
-            "error": None if c.error is None else c.error.reason,
-            "truncated": c.truncated,
-            "parts": dict(s.parts),
-            "total": s.total,
-            "reward": r,
-            "advantage": a,
-            "supervision": t,
-            "hint": c.hint,
-        }
-        for c, s, r, a, t in zip(group.completions, group.scores, group.rewards, group.advantages, supervision, strict=True)
-    ]
-    sample = group.sample
-    images = [i.name for i in sample.images]
-    about = {"step": step, "id": sample.id, "question": sample.question, "images": images, "size": sample.size}
-    return {**about, "target": evaluation.plain(sample.target), "smoothed": group.smoothed, "members": members}
 
 
 def train(config: Config, report: Report | None = None) -> Result:
@@ -366,6 +358,8 @@ def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, i
         found = evaluation.collect(answers, len(samples), progress)
     summary = evaluation.summarise(task, found)
     if out is not None:
+        kept = config.recording
+        found = illustrate(found, samples, out, int(kept.picture_mb * 2**20), kept.picture_side)
         evaluation.write_records(out / "records.jsonl", found)
         (out / "summary.json").write_text(json.dumps(summary, indent=1))
     return summary
