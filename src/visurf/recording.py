@@ -55,7 +55,7 @@ class Recorder:
         with parallel.agreed():
             chosen = groups[: len(parallel.share(range(settings.groups)))]
             mine = [(group_row(step, group, scorer, controls), self._pictures(group.sample)) for group in chosen]
-        kept = []
+        kept: list[Mapping[str, Any]] = []
         for row, pictures in parallel.rejoin(mine)[: settings.groups]:
             # A row that would cross the limit is left out whole, and so are its pictures.
             if self.written + _bytes(row | {"pictures": [p and p[0] for p in pictures]}) > limit:

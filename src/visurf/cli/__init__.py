@@ -1,4 +1,6 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or data, 130 interrupted (and resumable).
+"""The command line.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or data, 3 an answer that cannot be read, 130 interrupted (and resumable).
 
 One module for each group of commands; nothing heavy is imported before a command runs.
 """
@@ -10,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from visurf.cli import datasets, environment, measuring, runs, scores, speed
+from visurf.cli import datasets, environment, looking, measuring, runs, scores, speed
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -26,6 +28,8 @@ your own data
   recipes   list the published settings that ship with visurf, or print one
   train     run a recipe
   eval      measure a model, or another program's predictions, on a JSONL file or a benchmark
+  predict   ask a model about pictures, and draw the answer
+  report    curves and groups of runs as a page, live too; compare two models
 
 parts of it
   score     any reward over a file of completions; checks against recorded results
@@ -54,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (runs, measuring, scores, datasets, environment, speed):
+    for group in (runs, measuring, looking, scores, datasets, environment, speed):
         group.add(commands)
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from visurf.reporting.reading import RunFolder
@@ -98,7 +99,7 @@ def thinned(columns: Sequence[Sequence[float]], most: int = POINTS) -> list[list
     if count <= most:
         return [list(column) for column in columns]
     edges = [round(i * count / most) for i in range(most + 1)]
-    return [[math.fsum(c[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)] for c in columns]
+    return [[math.fsum(c[a:b]) / (b - a) for a, b in pairwise(edges)] for c in columns]
 
 
 def series(runs: Sequence[RunFolder], members: Sequence[int], name: str) -> dict[str, Any] | None:
