@@ -13,7 +13,7 @@ sys.exit(open(sys.argv[1]).readline().strip() != here)
 endef
 export FITS
 
-.PHONY: install demo test lint types unit bench bench-install soak audit clean
+.PHONY: install demo test lint types unit pictures bench bench-install soak audit clean
 
 install: $(STAMP)
 
@@ -36,6 +36,8 @@ demo: install
 	$(BIN)/visurf demo --out demo-out
 
 test: install lint types unit
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || test -n "$$VISURF_CHROMIUM" || \
+	  echo "The browser tests were skipped: they need Chromium (apt-get install chromium, or VISURF_CHROMIUM=PATH)."
 
 lint: install
 	$(BIN)/ruff check .
@@ -57,6 +59,11 @@ bench: bench-install
 	  $(BIN)/visurf bench rollout --model $$model --json bench/results/rollout-$$model.json && \
 	  $(BIN)/visurf bench memory --model $$model --against naive,trl --json bench/results/memory-$$model.json || exit 1; \
 	done
+
+# The screenshots of docs/report.md, of a fresh demo with two seeds (about ten minutes on 2 quiet cores).
+pictures: install
+	$(BIN)/visurf demo --paradigm visurf --paradigm rlvr --seeds 2 --out demo-out steps=60 evaluation.every=5
+	VISURF_PICTURES=docs/pictures VISURF_PICTURE_RUNS=demo-out $(BIN)/pytest -q -m browser -k screenshots tests/test_browser.py
 
 # Hours: hostile input by the million. Interrupted, it goes on where it was; delete build/soak-fuzz.json to begin again.
 soak: install
