@@ -124,6 +124,7 @@ def test_a_real_run_is_filtered_sorted_searched_and_walked_through(opened, repor
     assert page.get_by_text("No group matches").is_visible()
     page.locator("#search").fill("")
     page.locator("#sort").select_option("worst")
+    assert page.locator(".list li").nth(0).locator("button").get_attribute("aria-current") == "true"
     means = [np.mean([m["reward"] for m in g["members"] if m["source"] == "policy"]) for g in data["groups"]]
     assert page.locator(".detail h3").text_content() == data["groups"][int(np.argmin(means))]["question"]
     page.locator("#run").select_option("1")

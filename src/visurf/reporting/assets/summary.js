@@ -119,7 +119,10 @@ function trustCard(data, panel, index, redraws) {
   redraws.push(redraw);
   card.append(make("div", { class: "controls" }, select("Reward (solid)", parts, part, (value) => { part = value; redraw(); }), select("Held-out (dashed)", panel.metrics, metric, (value) => { metric = value; redraw(); })), place);
   if (panel.steps.length < panel.fewest) card.append(make("p", { class: "sub" }, `${panel.steps.length} evaluations: too few for a rank correlation (${panel.fewest} are needed).`));
-  else card.append(correlationTable(panel));
+  else {
+    card.append(correlationTable(panel));
+    card.append(make("p", { class: "sub" }, `Spearman's rank correlation over ${panel.steps.length} evaluations: 1 rises together, −1 against each other. Over a few it is hardly more than chance.`));
+  }
   return card;
 }
 

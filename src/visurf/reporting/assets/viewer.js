@@ -96,7 +96,7 @@ class Viewer {
     const search = make("input", { type: "search", id: "search", placeholder: "Search questions and texts ( / )", "aria-label": "Search questions and texts", value: this.query });
     search.addEventListener("input", () => { this.query = search.value; this.refresh(); });
     const sort = make("select", { id: "sort" }, Object.entries(SORTS).map(([name, [title]]) => make("option", { value: name, selected: name === this.sort }, title)));
-    sort.addEventListener("change", () => { this.sort = sort.value; this.refresh(); });
+    sort.addEventListener("change", () => { this.sort = sort.value; this.refresh(false); });
     const bar = make("div", { class: "controls" }, search, make("label", {}, "Sort", sort));
     if (this.data.runs.length > 1) {
       const runs = make("select", { id: "run" }, make("option", { value: "all" }, "all"), this.data.runs.map((run, index) => make("option", { value: String(index), selected: String(index) === this.run }, run.name)));
@@ -115,7 +115,7 @@ class Viewer {
     return this.query.toLowerCase().split(/\s+/).every((word) => group.haystack.includes(word));
   }
 
-  refresh() {
+  refresh(keep = true) {
     const order = SORTS[this.sort][1];
     this.showing = this.groups.filter((group) => this.matches(group)).sort((a, b) => order(a) - order(b));
     this.list.replaceChildren();
@@ -128,8 +128,8 @@ class Viewer {
       return;
     }
     this.more();
-    const kept = this.showing.find((group) => group.key === this.current?.key);
-    this.select(kept ?? this.showing[0], false);
+    const kept = keep && this.showing.find((group) => group.key === this.current?.key);
+    this.select(kept || this.showing[0], false);
   }
 
   more() {
