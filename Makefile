@@ -14,7 +14,7 @@ endef
 export FITS
 
 # What the README asks for, and what changes are checked with; CONTRIBUTING.md says what each is for.
-.PHONY: install demo test lint types unit docs docs-serve pictures release-check bench bench-install soak audit clean
+.PHONY: install demo test lint types unit docs docs-serve pictures screenshots release-check bench bench-install soak audit clean
 .PHONY: vllm-install test-vllm
 
 install: $(STAMP)
@@ -38,6 +38,8 @@ demo: install
 	$(BIN)/visurf demo --out demo-out
 
 test: install lint types unit docs release-check
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || test -n "$$VISURF_CHROMIUM" || \
+	  echo "The browser tests were skipped: they need Chromium (apt-get install chromium, or VISURF_CHROMIUM=PATH)."
 
 lint: install
 	$(BIN)/ruff check .
@@ -73,6 +75,11 @@ bench: bench-install
 	  $(BIN)/visurf bench rollout --model $$model --json bench/results/rollout-$$model.json && \
 	  $(BIN)/visurf bench memory --model $$model --against naive,trl --json bench/results/memory-$$model.json || exit 1; \
 	done
+
+# The screenshots of docs/report.md, of a fresh demo with two seeds (about ten minutes on 2 quiet cores).
+screenshots: install
+	$(BIN)/visurf demo --paradigm visurf --paradigm rlvr --seeds 2 --out demo-out steps=60 evaluation.every=5
+	VISURF_PICTURES=docs/pictures VISURF_PICTURE_RUNS=demo-out $(BIN)/pytest -q -m browser -k screenshots tests/test_browser.py
 
 # A vLLM server on the CPU, in an environment of its own (its transformers is older than ours): about 3.5 GB. Only for tests on
 # Linux and Python 3.11; on a GPU install vLLM as its own documentation says.

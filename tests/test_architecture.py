@@ -25,6 +25,7 @@ TORCH_FREE += tuple(
     f"doctor.{n}" for n in ("findings", "pictures", "data", "labels", "attempts", "probes", "rewards", "memory", "report", "page")
 )
 TORCH_FREE += ("serving",)
+TORCH_FREE += ("small_pictures", "group_rows", "provenance", "drawing", "reporting")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
 MAY_IMPORT = {

@@ -217,7 +217,7 @@ def test_an_empty_completion_is_a_parse_error_that_is_scored_and_trained(tiny):
     assert len(empty.token_ids) == 1
     assert metrics["parse/failed"] >= 0.5
     assert metrics["policy/grad_norm"] > 0
-    assert group_row(1, loop.groups[0])["members"][0]["text"] == ""
+    assert group_row(1, loop.groups[0], loop.scorer, loop.controls)["members"][0]["text"] == ""
 
 
 def test_a_completion_of_no_token_at_all_is_left_out_of_the_rows(tiny):

@@ -11,7 +11,18 @@ from visurf.types import Sample
 from visurf.whole_files import write_whole
 
 # What may change when a run goes on: it decides how long, how fast and how closely watched, not what is learnt.
-_FREE = ("out", "threads", "trackers", "checkpoint", "evaluation", "tokens_per_microbatch", "parallel", "process_timeout", "steps")
+_FREE = (
+    "out",
+    "threads",
+    "trackers",
+    "checkpoint",
+    "evaluation",
+    "recording",
+    "tokens_per_microbatch",
+    "parallel",
+    "process_timeout",
+    "steps",
+)
 _FREE_WITHIN = (
     ("data", "validation"),
     ("data", "workers"),

@@ -35,6 +35,7 @@ from visurf.policy import Policy
 from visurf.predictions import evaluate_predictions
 from visurf.rollout.local import Sampling, sample
 from visurf.scoring import Scorer
+from visurf.small_pictures import illustrate
 from visurf.tasks import with_segmenter
 from visurf.tasks.segmentation import Segment
 from visurf.types import Completion, Sample
@@ -256,6 +257,8 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         seed=seed,
     )
     if out is not None:
-        write_records(out / "records.jsonl", found)
+        kept = config.recording
+        shown = illustrate(found, samples, out, int(kept.picture_mb * 2**20), kept.picture_side)
+        write_records(out / "records.jsonl", shown)
         (out / "summary.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
     return evaluation

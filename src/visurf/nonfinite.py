@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from visurf import parallel
+from visurf.control import Controls
 from visurf.group_rows import group_row
+from visurf.scoring import Scorer
 from visurf.types import Group
 
 
@@ -69,13 +71,17 @@ class Findings:
         return found
 
 
-def incident_rows(step: int, findings: Findings, groups: Sequence[Group]) -> tuple[list[str], list[dict[str, Any]]]:
+def incident_rows(
+    step: int, findings: Findings, groups: Sequence[Group], scorer: Scorer, controls: Controls
+) -> tuple[list[str], list[dict[str, Any]]]:
     """What of a skipped step was not finite, and what the step was made of, over all processes.
 
     Args:
         step: Number of the step, from 1.
         findings: This process's.
         groups: This process's, with scores and advantages.
+        scorer: That scored them.
+        controls: Those that acted.
 
     Returns:
         Kinds of findings, and for every group its row of rollouts.jsonl with ``nonfinite``: what was found in the step, and
@@ -85,7 +91,7 @@ def incident_rows(step: int, findings: Findings, groups: Sequence[Group]) -> tup
     for group in groups:
         count = len(group.completions)
         bad = [n - first for n in sorted(findings.numbers) if first <= n < first + count]
-        rows.append({**group_row(step, group), "nonfinite": kinds, "nonfinite_members": bad})
+        rows.append({**group_row(step, group, scorer, controls), "nonfinite": kinds, "nonfinite_members": bad})
         first += count
     return kinds, parallel.rejoin(rows)
 

@@ -28,13 +28,14 @@ def make_scorer(config: Config, task: Task) -> Scorer:
     """The task's reward as a recipe sets it, with the user's own functions as further parts."""
     settings = RewardSettings(config.reward.variant, config.reward.frame)
     parts = task.parts(settings)
-    if config.reward.segmenter:
-        parts["mask_iou"] = mask_part(load_segmenter(config.reward.segmenter))
+    segmenter = load_segmenter(config.reward.segmenter) if config.reward.segmenter else None
+    if segmenter is not None:
+        parts["mask_iou"] = mask_part(segmenter)
     for name, reference in config.reward.functions.items():
         parts[name] = function_part(
             reference, prompt=lambda sample: task.prompt(sample, config.task.prompt), limit_s=config.reward.time_limit
         )
-    return Scorer(task, parts, dict(config.reward.weights), config.reward.on_error)
+    return Scorer(task, parts, dict(config.reward.weights), config.reward.on_error, segmenter=segmenter)
 
 
 def prepare_model(config: Config, source: str, weights: Path | None = None) -> tuple[VisionLanguageModel, nn.Module]:

@@ -13,6 +13,7 @@ from visurf.demonstrations import render_demonstration
 from visurf.geometry import Frame
 from visurf.naming import load_object
 from visurf.rewards.adapters import from_trl, limited, split_prefix, style_of
+from visurf.segmenter import Segmenter
 from visurf.tasks.task import Part, Task
 from visurf.types import Completion, Demonstration, ParseError, Sample, Score
 
@@ -31,6 +32,7 @@ class Scorer:
         weights: Weight of each part; 1 where not named.
         on_error: `stop` raises; `abstain` leaves the part out of the total and counts it in `failed`.
         failed: How often each part failed so far and abstained for it.
+        segmenter: Draws the masks that a part compares, where one does.
     """
 
     task: Task
@@ -38,6 +40,7 @@ class Scorer:
     weights: Mapping[str, float] = field(default_factory=dict)
     on_error: str = "stop"
     failed: dict[str, int] = field(default_factory=dict)
+    segmenter: Segmenter | None = None
 
     def __post_init__(self) -> None:
         """Refuse weights of parts that do not exist."""

@@ -21,7 +21,6 @@ from visurf.config import Config, ConfigError, to_dict
 from visurf.continuing import check_same_run, in_first_order, remember_order
 from visurf.data import DataSet, load_data
 from visurf.exporting import export
-from visurf.group_rows import group_row
 from visurf.interruption import Interruption
 from visurf.loop import Loop, autocast
 from visurf.models import VisionLanguageModel, load_model
@@ -37,6 +36,8 @@ from visurf.preparation import (
     prepare_model,
     sample_order,
 )
+from visurf.provenance import note_invocation
+from visurf.recording import Recorder
 from visurf.rollout.local import Sampling, stream
 from visurf.rollout.remote import connect
 from visurf.side_tasks import before_training, side_metrics, side_scores, side_tasks
@@ -67,7 +68,7 @@ class Run:
         """Read the data, refuse what cannot work, and find out where to go on."""
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.rank, _ = parallel.start(config.process_timeout)
+        self.rank, self.processes = parallel.start(config.process_timeout)
         self.config = config
         self.report = report if report is not None and self.rank == 0 else lambda event: None
         self.interruption = Interruption()
@@ -133,8 +134,11 @@ class Run:
             write_whole(self.out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
             if self.resumed is None:
                 remember_order(self.out, self.train_data.samples)
+            if self.progress.step < self.stages[-1].end:
+                note_invocation(self.out, step=self.progress.step, processes=self.processes, device=str(parallel.device()))
         positions = (self.progress.metrics_bytes, self.progress.rollouts_bytes)
         tracker = Tracker(self.out, self.config.trackers, to_dict(self.config), positions) if self.rank == 0 else None
+        self.recorder = Recorder(self.out, self.config.recording, self.stages[-1].end, self.progress.rollouts_bytes)
         self.report({"event": "start", "data": self.train_data, "resumed": self.progress.step, "steps": self.stages[-1].end})
         placement: Placement | None = None
         try:
@@ -269,7 +273,7 @@ class Run:
             self.progress.skipped = 0
             return ""
         self.progress.skipped += 1
-        kinds, rows = incident_rows(step, loop.findings, loop.groups)
+        kinds, rows = incident_rows(step, loop.findings, loop.groups, loop.scorer, loop.controls)
         self._keep(folder / f"step-{step:06d}-nonfinite.jsonl", rows)
         warnings.warn(f"step {step} was skipped: its {' and '.join(kinds)} not finite; see {folder}", stacklevel=2)
         if self.progress.skipped < self.config.optimizer.max_skipped:
@@ -299,11 +303,11 @@ class Run:
 
     def _log(self, stage: Stage, loop: Loop, metrics: dict[str, Any], tracker: Tracker | None) -> None:
         step, self.last = self.progress.step, metrics
-        shown = parallel.rejoin([group_row(step, group) for group in loop.groups[:2]])
+        shown = self.recorder.rows(step, loop.groups, loop.scorer, loop.controls)
         with parallel.agreed():
             if tracker is not None:
                 tracker.log(step, {"stage": self.progress.stage, "paradigm": stage.paradigm.name, **metrics})
-                tracker.rollouts(shown[:2])
+                tracker.rollouts(shown)
         self.report({"event": "step", "step": step, "steps": self.stages[-1].end, "metrics": metrics, "stage": stage})
 
     def _watched(self, stage: Stage, loop: Loop, metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from visurf.naming import look_up
 from visurf.policy import Policy
 from visurf.preparation import make_scorer, prepare_model
 from visurf.rollout.local import Sampling
+from visurf.small_pictures import illustrate
 from visurf.tasks import TASKS
 
 
@@ -53,6 +54,8 @@ def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, i
         found = evaluation.collect(answers, len(samples), progress)
     summary = evaluation.summarise(task, found)
     if out is not None:
+        kept = config.recording
+        found = illustrate(found, samples, out, int(kept.picture_mb * 2**20), kept.picture_side)
         evaluation.write_records(out / "records.jsonl", found)
         (out / "summary.json").write_text(json.dumps(summary, indent=1))
     return summary

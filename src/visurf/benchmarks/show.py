@@ -14,9 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from visurf.benchmarks import Benchmark
 from visurf.benchmarks.rows import RowReport
 from visurf.benchmarks.selection import is_present
+from visurf.drawing import draw_answer
 from visurf.types import Choice, DataError, Detections, Masks, Number, Objects, Points, Sample, Size, Text
-
-COLOURS = ((230, 60, 50), (40, 130, 230), (40, 170, 90), (240, 160, 20), (150, 80, 200))
 
 
 @dataclass(frozen=True)
@@ -186,24 +185,7 @@ def draw_label(sample: Sample) -> Image.Image:
     masks = target.load() if isinstance(target, Masks) else ()
     if not masks and "mask" in sample.meta and is_present(sample):
         masks = (sample.meta["mask"].load(),)
-    for index, mask in enumerate(masks):
-        if mask.shape != (image.height, image.width):
-            raise DataError(f"sample {sample.id}: a mask of {mask.shape[::-1]} pixels lies on a picture of {image.size}")
-        pixels = np.asarray(image, dtype=np.float64).copy()
-        for value, colour in ((1, COLOURS[index % len(COLOURS)]), (255, (128, 128, 128))):
-            pixels[mask == value] = 0.5 * pixels[mask == value] + 0.5 * np.array(colour)
-        image = Image.fromarray(pixels.astype(np.uint8))
-    pen = ImageDraw.Draw(image)
-    width = max(2, round(max(image.size) / 200))
-    boxes = target.boxes if isinstance(target, Objects | Detections | Points) else ()
-    for index, box in enumerate(boxes or ()):
-        x1, y1, x2, y2 = box
-        pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=COLOURS[index % len(COLOURS)], width=width)
-    points = target.points if isinstance(target, Objects | Points) else ()
-    for x, y in points or ():
-        radius = 2 * width
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 0), outline=(0, 0, 0), width=width)
-    return image
+    return draw_answer(image, target, masks, name=f"sample {sample.id}")
 
 
 def contact_sheet(

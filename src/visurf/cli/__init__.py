@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from visurf.cli import checks, datasets, environment, exports, measuring, runs, scores, serving, speed, studies
+from visurf.cli import checks, datasets, environment, exports, looking, measuring, runs, scores, serving, speed, studies
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -40,6 +40,8 @@ WANTED = {
     },
     "look": {
         "eval": "measure a model, or another program's predictions, on JSONL or a benchmark",
+        "predict": "ask a model about pictures, and draw the answer",
+        "report": "curves and groups of runs as a page, live too; compare two models",
         "score": "any reward over a file of completions; checks against recorded results",
         "bench": "speed and memory against padded rows and TRL",
     },
@@ -100,7 +102,7 @@ def build_parser(*, listed: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="" if listed else argparse.SUPPRESS)
-    for group in (runs, checks, measuring, scores, datasets, exports, environment, speed, studies, serving):
+    for group in (runs, checks, measuring, looking, scores, datasets, exports, environment, speed, studies, serving):
         group.add(_Listed(commands) if listed else commands)
     return parser
 

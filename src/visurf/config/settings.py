@@ -301,6 +301,27 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class RecordingConfig:
+    """What a run, or an evaluation, keeps to be looked at: whole groups in rollouts.jsonl, their pictures in `pictures`.
+
+    Both limits are spread over the run: a step whose share is spent records nothing.
+
+    Attributes:
+        groups: Groups recorded of a step, the first in the order of the data, which is shuffled; 0 for none.
+        every: Steps from one recorded step to the next.
+        text_mb: Most MiB of rollouts.jsonl.
+        picture_mb: Most MiB of pictures; a group beyond it has none. 0 keeps none.
+        picture_side: Longest side, in pixels, to which larger pictures are reduced.
+    """
+
+    groups: int = 2
+    every: int = 1
+    text_mb: float = 64.0
+    picture_mb: float = 32.0
+    picture_side: int = 384
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One stage of several.
 
@@ -350,6 +371,7 @@ class Config:
     rollout: RolloutConfig = RolloutConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    recording: RecordingConfig = RecordingConfig()
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     steps: int = 200
     prompts_per_step: int = 16
@@ -385,6 +407,8 @@ class Config:
             "rollout.servers.timeout": self.rollout.servers.timeout,
             "rollout.servers.patience": self.rollout.servers.patience,
             "rollout.servers.addresses": len(set(self.rollout.servers.addresses)),
+            "recording.every": self.recording.every,
+            "recording.picture_side": self.recording.picture_side,
         }
         not_negative = {
             "optimizer.lr": self.optimizer.lr,
@@ -405,6 +429,9 @@ class Config:
             "data.workers": self.data.workers,
             "rollout.correction": self.rollout.correction,
             "rollout.servers.alarm": self.rollout.servers.alarm,
+            "recording.groups": self.recording.groups,
+            "recording.text_mb": self.recording.text_mb,
+            "recording.picture_mb": self.recording.picture_mb,
             "threads": self.threads,
             "seed": self.seed,
         }
