@@ -121,7 +121,7 @@ class Loop:
         """
         seen, self._changed = Diagnostics(self.model.device), False
         with parallel.agreed(), seen.timed("encode"), autocast(self.config, self.model.device):
-            self.encoded = self.ahead.pop(number, None) or self.prompting.encode(samples)
+            self.encoded = self.ahead.pop(number) if number in self.ahead else self.prompting.encode(samples)
             prompts, labels = self.encoded.prompts, self.encoded.labels  # x, and y aligned
         if self.remote is not None:
             with seen.timed("push"):
