@@ -228,8 +228,8 @@ def _activations(shape: Shape, row: int, patches: int, config: Config, precision
     """Bytes that a packed row keeps from forward to backward, and those that pass while one layer is sent back."""
     stream = 4 if precision.weight == 4 else 2
     layer, block = row * _layer(shape, config, precision), patches * _block(shape, precision)
-    # Gradients of what an MLP holds, while it is sent back.
-    passing = row * precision.low * (3 * shape.intermediate + 2 * shape.hidden)
+    # Gradients of what an MLP holds, while it is sent back: of three products, one of which takes the room of what is freed.
+    passing = row * precision.low * (2 * shape.intermediate + shape.hidden)
     tower = 0.0 if config.model.lora.rank or config.model.freeze_vision else 1.0
     ends = row * 3 * 4 * shape.hidden + tower * patches * 4 * 8 * shape.vision_hidden
     if config.model.gradient_checkpointing:
