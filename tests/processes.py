@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -163,7 +164,47 @@ def sent_early(checkpoint):
     return {"early": before[0], "sent": len(sizes), "bytes": sum(sizes), "trained": trained}
 
 
-def run(out, resume="", **changes):
+def spoilt(checkpoint, mode, how):
+    """A good step, then one in which something goes wrong on the second process alone, then a good one.
+
+    `how` is `nan` for a log-prob that is not finite, `memory` for rows that do not fit into its memory.
+    """
+    model = load_model(checkpoint, min_pixels=MIN_PIXELS)
+    config = Config(parallel=mode, tokens_per_microbatch=400, optimizer=OptimizerConfig(max_grad_norm=1e12))
+    policy = Policy(model.network, temperature=1.0, banned=model.banned_ids)
+    policy.train()
+    placement = make_placement(config, policy, model)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.5, 9)
+    scorer = Scorer(TASKS["referring"], {"length": Part(reward, 3.0, "accuracy")})
+    loop = Replayed(config, PARADIGMS["rlvr"], model, policy, scorer, placement=placement)
+    # What a prompt with one completion takes does fit.
+    most = max(len(p.token_ids) for p in loop.prompting.encode([make_sample(i) for i in STEPS[0]])[0]) + 9
+    forward = Policy.forward
+
+    def wrong(self, row, **settings):
+        if how == "memory" and row.length > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        found = forward(self, row, **settings)
+        return found * float("nan") if how == "nan" and torch.is_grad_enabled() else found
+
+    steps = []
+    for number, ids in enumerate(STEPS[:1] * 3):
+        if number == 1 and parallel.rank() == 1:
+            Policy.forward = wrong
+        metrics = loop.step(parallel.share([make_sample(i) for i in ids]), number, optimizer, schedule)
+        Policy.forward = forward
+        weights = {n: whole(p.detach()) for n, p in policy.named_parameters()}
+        budgets, kinds = parallel.gather([loop.budget.tokens]), parallel.gather([sorted(loop.findings.kinds)])
+        steps.append(
+            {"metrics": metrics, "weights": weights, "rate": schedule.get_last_lr()[0], "budgets": budgets, "kinds": kinds}
+        )
+    # All processes still hold the same policy.
+    sums = parallel.gather([sum(float(v.double().sum()) for v in weights.values())])
+    return {"steps": steps, "sums": sums}
+
+
+def run(out, resume="", harm="", **changes):
     """A whole run of the demo's recipe, cut short, or one that goes on from a copy of another; what each process ended with."""
     settings = {
         "out": out,
@@ -177,10 +218,18 @@ def run(out, resume="", **changes):
     }
     if resume and parallel.rank() == 0:
         shutil.copytree(resume, out)
+        if harm:
+            data = bytearray(Path(out, harm).read_bytes())
+            data[len(data) // 2] ^= 1
+            Path(out, harm).write_bytes(data)
     parallel.barrier()
     problem = None
     try:
-        train(load_config(RECIPE, merge(settings, changes)))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            train(load_config(RECIPE, merge(settings, changes)))
+        if harm:
+            problem = [str(warning.message) for warning in said if "damaged" in str(warning.message)]
     except Exception as error:  # noqa: BLE001 - what is tested
         problem = f"{type(error).__name__}: {error}"
     return parallel.gather([problem])

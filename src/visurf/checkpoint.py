@@ -43,6 +43,8 @@ class Progress:
         best: Best validation metric so far, or None.
         best_step: The step that reached it.
         seconds: Wall time spent so far.
+        skipped: Steps in a row, up to the last, that were skipped for values that are not finite.
+        halvings: How often the token budgets of training and of rollouts were halved because memory ran out.
     """
 
     step: int = 0
@@ -52,6 +54,8 @@ class Progress:
     best: float | None = None
     best_step: int = -1
     seconds: float = 0.0
+    skipped: int = 0
+    halvings: tuple[int, int] = (0, 0)
 
 
 SHARDS = "optimizer"

@@ -38,6 +38,14 @@ class Diagnostics:
         total, count = self.sums.get(name, (0.0, 0.0))
         self.sums[name] = (total + float(values.double().sum()), count + values.numel())
 
+    def mark(self) -> tuple[dict[str, tuple[float, float]], int]:
+        """What was added so far."""
+        return dict(self.sums), self.unique
+
+    def rewind(self, mark: tuple[dict[str, tuple[float, float]], int]) -> None:
+        """Forget what was added since a mark: it will be computed again."""
+        self.sums, self.unique = dict(mark[0]), mark[1]
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Count the wall time of a block."""

@@ -6,6 +6,7 @@ which reads a weight several times when there are few rows. The products are the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,6 +24,8 @@ FEW_WORTH = 1 << 18
 FEW_ROWS = 512
 # Copies of weights in that layout take so many bytes at most.
 PACKED_BYTES = 4 << 30
+# Compiled kernels that are kept.
+KERNELS = 16
 
 
 class Linear(nn.Linear):
@@ -103,7 +106,14 @@ def available() -> bool:
 
 
 def use_onednn(network: nn.Module) -> None:
-    """Let a network's linear layers compute through oneDNN; parameters and names stay what they are."""
+    """Let a network's linear layers compute through oneDNN; parameters and names stay what they are.
+
+    Sets ``LRU_CACHE_CAPACITY`` and ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` where they are not set: PyTorch and oneDNN would each keep
+    1,024 compiled kernels, one for every shape, and packed rows and batches of rollouts have ever new shapes, so that memory grows
+    by hundreds of megabytes over many steps.
+    """
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KERNELS))
     for module in network.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear

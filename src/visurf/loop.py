@@ -6,9 +6,9 @@ Source: ViSurf, arXiv 2510.10606, Algorithm 1. Every paradigm runs through `Loop
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from visurf import parallel
 from visurf.advantages import spread
+from visurf.budgets import Budget, explained
 from visurf.config import Config
 from visurf.control import acting
 from visurf.diagnostics import Diagnostics
@@ -24,16 +25,20 @@ from visurf.groups import compared_rewards, form_group, reached, with_advantages
 from visurf.hinting import in_rounds
 from visurf.mixing import Moment
 from visurf.models.family import Prompt, VisionLanguageModel
+from visurf.nonfinite import Findings
 from visurf.objective import kl_estimate, supervised_loss, token_terms, weighted_loss
 from visurf.packing import Bundle, PackedRow, Scored, build_row, plan
 from visurf.paradigms import Paradigm
 from visurf.placement import Placement
 from visurf.policy import Policy
+from visurf.prompting import Prompting
 from visurf.replicas import Replicas
 from visurf.rollout.local import Rollout, Sampling, sample, stream
 from visurf.scoring import Scorer, label_completion
 from visurf.types import Completion, Group, Sample
 from visurf.weighing import Weighing
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -82,15 +87,26 @@ class Loop:
         self.controls = acting(config.controls, paradigm.controls)
         self.mixing = {**paradigm.mixing, **config.mixing}
         self.groups: Sequence[Group] = ()
+        self.budget = Budget("tokens_per_microbatch", config.tokens_per_microbatch)
+        self.rollout_budget = Budget("rollout.token_budget", config.rollout.token_budget)
+        self.findings = Findings()
+        self.prompting = Prompting(
+            model,
+            lambda sample: scorer.task.prompt(sample, config.task.prompt),
+            lambda prompt: self.labels([prompt])[0],
+            config.data.on_bad_sample,
+            config.rollout.max_tokens if paradigm.rollouts else 0,
+        )
+        self._divisible = 0  # tokens of the packed row in hand, 0 where it holds a single sequence
+        self._changed = False  # whether this step has changed weights
         # While true, weights and step number do not belong together, or a failure of one process is unknown to the others.
         self.updating = False
 
     def step(self, samples: Sequence[Sample], number: int, optimizer: Optimizer, schedule: LRScheduler) -> dict[str, float]:
         """One iteration of Algorithm 1 on this process's samples; returns the metrics of all processes."""
-        seen = Diagnostics(self.model.device)
+        seen, self._changed = Diagnostics(self.model.device), False
         with parallel.agreed(), seen.timed("encode"), autocast(self.config, self.model.device):
-            prompts = [self.model.encode_prompt(s, self.scorer.task.prompt(s, self.config.task.prompt)) for s in samples]
-            labels = self.labels(prompts)  # y, aligned
+            prompts, labels = self.prompting.encode(samples)  # x, and y aligned
         moment = Moment(number - self.first, self.config.steps, self.mixing)
         with parallel.agreed():
             with seen.timed("rollout"):
@@ -105,12 +121,38 @@ class Loop:
         with seen.timed("reward"):
             self.groups = self.advantages(groups, moment)  # A, Eq. 6 and 7
         with seen.timed("train"):
-            batch = self.batch(prompts, self.groups)
-            self.updating = True
+            batch = self.fitted(lambda: self.batch(prompts, self.groups))
+            self.findings = Findings()
+            self.findings.look_at_rollouts(self.groups)
             for _ in range(self.config.inner_steps):
                 loss, carried = self.update(batch, optimizer, schedule, seen)  # Eq. 8
             self.updating = False
-        return seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | self.model.kept()
+        metrics = seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | self.model.kept()
+        return metrics | self.incidents()
+
+    def incidents(self) -> dict[str, float]:
+        """What went wrong in a step and was lived with, over all processes."""
+        self.rollout_budget.agree()
+        bad = parallel.total([len(self.prompting.skipped)])[0]
+        found = {"train/step_skipped": float(self.findings.skipped), "data/skipped": bad}
+        return found | self.budget.report() | self.rollout_budget.report()
+
+    def fitted(self, attempt: Callable[[], T]) -> T:
+        """Something that runs packed rows, in smaller ones where memory runs out."""
+        if not self.placement.repeats:
+            with explained("a packed row does not fit", f"Lower tokens_per_microbatch, it is {self.budget.tokens}"):
+                return attempt()
+        remedy = (
+            "Lower rollout.max_tokens or model.max_pixels, set model.gradient_checkpointing: true, train adapters "
+            "(model.lora.rank) or share the model out (parallel: fsdp2)"
+        )
+        smallest = "a prompt with a single completion"
+        try:
+            return self.budget.fitted(attempt, lambda: self._divisible, smallest, remedy, together=True)
+        except Exception:
+            # All processes know of it.
+            self.updating = self._changed
+            raise
 
     def sample(
         self, prompts: Sequence[Prompt], labels: Sequence[Completion | None], number: int, moment: Moment
@@ -129,15 +171,31 @@ class Loop:
     def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
         """Rollouts `first` to `first + members` of every prompt in step `number`."""
         settings = self.config.rollout
-        sampling = Sampling(
-            settings.max_tokens, top_p=settings.top_p, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs
-        )
-        streams = [[stream(self.config.seed, number, p.sample.id, first + j) for j in range(members)] for p in prompts]
+        needs = [len(p.token_ids) + members * settings.max_tokens for p in prompts]
+
+        def attempt() -> list[list[Rollout]]:
+            # A repeated attempt draws from the same streams, from their beginning.
+            sampling = Sampling(
+                settings.max_tokens,
+                top_p=settings.top_p,
+                token_budget=self.rollout_budget.tokens,
+                cuda_graphs=settings.cuda_graphs,
+            )
+            streams = [[stream(self.config.seed, number, p.sample.id, first + j) for j in range(members)] for p in prompts]
+            with autocast(self.config, self.model.device):
+                return sample(self.policy, self.model.family, prompts, members, sampling, self.model.eos_ids, streams)
+
         self.policy.eval()
-        with autocast(self.config, self.model.device):
-            sampled = sample(self.policy, self.model.family, prompts, members, sampling, self.model.eos_ids, streams)
-        self.policy.train()
-        return sampled
+        try:
+            return self.rollout_budget.fitted(
+                attempt,
+                lambda: min(sum(needs), self.rollout_budget.tokens) if self.rollout_budget.tokens > min(needs) else 0,
+                "one prompt with its rollouts",
+                "Lower rollout.max_tokens, rollout.group_size or model.max_pixels",
+                together=False,
+            )
+        finally:
+            self.policy.train()
 
     def complete(self, rollout: Rollout, hint: Sequence[int] = ()) -> Completion:
         """What was sampled, with the hint before it, as a completion that is not yet read."""
@@ -209,10 +267,11 @@ class Loop:
                 number += 1
             if chosen:
                 bundles.append(Bundle(prompt, tuple(chosen)))
-        return plan(bundles, self.config.tokens_per_microbatch, shared=not self.model.family.unshared)
+        return plan(bundles, self.budget.tokens, shared=not self.model.family.unshared)
 
     def row(self, bundles: Sequence[Bundle]) -> PackedRow:
         """A packed row on the device."""
+        self._divisible = sum(b.tokens for b in bundles) if sum(len(b.sequences) for b in bundles) > 1 else 0
         return build_row(self.placement.complete(bundles), self.model.family, self.model.device)
 
     def advantages(self, groups: Sequence[Group], moment: Moment) -> list[Group]:
@@ -223,46 +282,69 @@ class Loop:
         return with_advantages(groups, self.paradigm, **asdict(settings), batch_std=std, moment=moment)
 
     def update(self, batch: Batch, optimizer: Optimizer, schedule: LRScheduler, seen: Diagnostics) -> tuple[float, int]:
-        """One optimiser step on the clipped objective (Eq. 8), summed over packed rows under one global scale.
+        """One optimiser step on the clipped objective (Eq. 8); none where something is not finite, but the schedule goes on.
 
         Returns:
             This process's share of the loss, and how many sequences went into rows.
         """
-        device, objective = self.model.device, self.objective
-        weighing = Weighing.of(batch.groups, self.paradigm, self.mixing, objective, self.config.rollout.max_tokens)
-        planned = self.planned(batch)
-        self.placement.begin(len(planned))
-        total, carried, shaping = 0.0, 0, weighing.shaping
-        for bundles in planned:
-            row = self.row(bundles)
-            part = weighing.row(row.numbers, device)
-            with autocast(self.config, self.model.device):
-                logprobs = self.policy(row)
-            old = None if batch.old is None else torch.cat([batch.old[n] for n in row.numbers])
-            members, label, kl = len(batch.lengths), part.foreign, None
-            terms = token_terms(
-                logprobs, old, part.advantages, objective, member=row.member, members=members, foreign=label, shaping=shaping
-            )
-            if batch.reference is not None:
-                kl = kl_estimate(logprobs, torch.cat([batch.reference[n] for n in row.numbers]), objective.kl_kind)
-                seen.add("policy/kl", kl.detach()[~label])
-                kl = kl if objective.kl_on_label else kl.masked_fill(label, 0)
-            loss = weighted_loss(terms, part.weights, kl, kl_coefficient=objective.kl)
-            entropies = None if batch.entropies is None else torch.cat([batch.entropies[n] for n in row.numbers])
-            loss = loss + supervised_loss(logprobs, part.taught(logprobs, row.member, entropies))
-            self.placement.backward(loss)
-            total, carried = total + loss.item(), carried + len(row.numbers)
-            seen.unique += sum(b.tokens for b in bundles)
-            for source, where in (("policy", ~label), ("label", label)):
-                seen.add(f"{source}/clip_frac", terms.clipped[where])
-                seen.add(f"{source}/approx_kl", terms.kl[where])
-            seen.add("label/nll", -logprobs.detach()[label])
-        self.placement.finish()
+        weighing = Weighing.of(batch.groups, self.paradigm, self.mixing, self.objective, self.config.rollout.max_tokens)
+        total, carried = self.fitted(lambda: self.gradient(batch, weighing, seen))
         norm = self.placement.clip(self.config.optimizer.max_grad_norm)
         seen.add("policy/grad_norm", norm.detach().view(1))
-        optimizer.step()
+        self.findings.look_at_gradient(norm)
+        if self.findings.anywhere():
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # or the schedule would warn that it runs ahead
+        else:
+            self.updating = self._changed = True
+            with explained("the optimiser's states do not fit", "Train adapters (model.lora.rank), or set parallel: fsdp2"):
+                optimizer.step()
         schedule.step()
         return total, carried
+
+    def gradient(self, batch: Batch, weighing: Weighing, seen: Diagnostics) -> tuple[float, int]:
+        """The gradient of the clipped objective, summed over packed rows under one global scale; returns what `update` does."""
+        planned, before = self.planned(batch), seen.mark()
+        self.placement.begin(len(planned))
+        total, carried = 0.0, 0
+        try:
+            for bundles in planned:
+                total, carried = (
+                    total + self.backward(batch, bundles, weighing, seen),
+                    carried + sum(len(b.sequences) for b in bundles),
+                )
+        except Exception:
+            seen.rewind(before)
+            self.placement.abandon()
+            raise
+        self.placement.finish()
+        return total, carried
+
+    def backward(self, batch: Batch, bundles: Sequence[Bundle], weighing: Weighing, seen: Diagnostics) -> float:
+        """One packed row forward and backward; returns its share of the loss."""
+        objective, row = self.objective, self.row(bundles)
+        part = weighing.row(row.numbers, self.model.device)
+        with autocast(self.config, self.model.device):
+            logprobs = self.policy(row)
+        old = None if batch.old is None else torch.cat([batch.old[n] for n in row.numbers])
+        members, label, kl, shaping = len(batch.lengths), part.foreign, None, weighing.shaping
+        terms = token_terms(
+            logprobs, old, part.advantages, objective, member=row.member, members=members, foreign=label, shaping=shaping
+        )
+        if batch.reference is not None:
+            kl = kl_estimate(logprobs, torch.cat([batch.reference[n] for n in row.numbers]), objective.kl_kind)
+            seen.add("policy/kl", kl.detach()[~label])
+            kl = kl if objective.kl_on_label else kl.masked_fill(label, 0)
+        loss = weighted_loss(terms, part.weights, kl, kl_coefficient=objective.kl)
+        entropies = None if batch.entropies is None else torch.cat([batch.entropies[n] for n in row.numbers])
+        loss = loss + supervised_loss(logprobs, part.taught(logprobs, row.member, entropies))
+        self.placement.backward(loss)
+        self.findings.look_at_row(loss, logprobs, row.member)
+        seen.unique += sum(b.tokens for b in bundles)
+        for source, where in (("policy", ~label), ("label", label)):
+            seen.add(f"{source}/clip_frac", terms.clipped[where])
+            seen.add(f"{source}/approx_kl", terms.kl[where])
+        seen.add("label/nll", -logprobs.detach()[label])
+        return loss.item()
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:

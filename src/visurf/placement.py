@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 class Placement(Protocol):
-    """How policies lie on the processes, and how the gradients of one come together."""
+    """How policies lie on the processes, and how the gradients of one come together.
+
+    Attributes:
+        repeats: Whether rows can be run again after one of them failed on one process.
+    """
+
+    repeats: bool
 
     def place(self, policy: nn.Module) -> None:
         """Lay out a policy that is only evaluated, such as a reference."""
@@ -29,6 +35,9 @@ class Placement(Protocol):
 
     def finish(self) -> None:
         """Every trained parameter's `grad` becomes the sum over all rows of all processes; zeros where no row had one."""
+
+    def abandon(self) -> None:
+        """A row failed: keep step with the other processes, as `finish` does, where that is possible."""
 
     def clip(self, limit: float) -> Tensor:
         """Clip the gradient to a global norm; returns the norm before, a plain scalar tensor."""

@@ -26,6 +26,8 @@ BUCKET_BYTES = 25 * 2**20
 class Replicas:
     """The policy whole on every process, or on the only one; a `visurf.placement.Placement`."""
 
+    repeats = True
+
     def __init__(self, policy: nn.Module) -> None:
         """Take a policy; every process gets the first one's parameters."""
         self.trained = [p for p in policy.parameters() if p.requires_grad]
@@ -72,6 +74,14 @@ class Replicas:
         for parameter in self.trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+    def abandon(self) -> None:
+        """See `visurf.placement.Placement.abandon`; the sums are made, of gradients that nobody will use."""
+        for bucket in self.buckets:
+            bucket.send()
+        for bucket in self.buckets:
+            bucket.wait()
+        self.buckets = []
 
     def clip(self, limit: float) -> Tensor:
         """See `visurf.placement.Placement.clip`."""

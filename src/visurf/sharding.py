@@ -29,6 +29,9 @@ from visurf.types import ImageRef, Objects, Sample
 class Shards:
     """The policy in parts; a `visurf.placement.Placement`."""
 
+    # Processes meet in every layer: one that failed inside cannot catch up with the others.
+    repeats = False
+
     def __init__(self, policy: Policy, model: VisionLanguageModel, *, half: bool, whole_model: bool) -> None:
         """Shard a policy in place.
 
@@ -108,6 +111,9 @@ class Shards:
         for parameter in self.trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+    def abandon(self) -> None:
+        """See `visurf.placement.Placement.abandon`; there is no way to."""
 
     def clip(self, limit: float) -> Tensor:
         """See `visurf.placement.Placement.clip`."""

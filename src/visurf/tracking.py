@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from visurf.whole_files import finite_or_null
 
 
 class Tracker:
@@ -25,6 +29,10 @@ class Tracker:
         self._files = []
         for name, position in zip(("metrics.jsonl", "rollouts.jsonl"), positions, strict=True):
             handle = (out / name).open("ab")
+            if handle.tell() < position:
+                lost = f"{out / name} has {handle.tell()} bytes, the checkpoint knows of {position}"
+                warnings.warn(f"{lost}: lines of earlier steps are missing there", stacklevel=2)
+                position = handle.tell()
             handle.truncate(position)
             handle.seek(position)
             self._files.append(handle)
@@ -45,7 +53,8 @@ class Tracker:
             self._wandb = wandb.init(project="visurf", dir=str(out), name=out.name, config=dict(config), resume="allow", id=run)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write one line of metrics."""
+        """Write one line of metrics; a number that is not finite is null there."""
+        metrics = finite_or_null(metrics)
         self._write(0, {"step": step, **metrics})
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         if self._board is not None:
@@ -67,6 +76,11 @@ class Tracker:
     def positions(self) -> tuple[int, int]:
         """Lengths of the two logs."""
         return self._files[0].tell(), self._files[1].tell()
+
+    def to_disk(self) -> None:
+        """Have the logs on the disk, before a checkpoint says how long they are."""
+        for handle in self._files:
+            os.fsync(handle.fileno())
 
     def close(self) -> None:
         """Flush and close everything."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
@@ -17,13 +16,16 @@ import yaml
 from torch import nn
 
 from visurf import checkpoint, evaluation, parallel
-from visurf.config import Config, ConfigError, LoraConfig, load_config, to_dict
+from visurf.config import Config, ConfigError, to_dict
+from visurf.continuing import check_same_run, in_first_order, remember_order
 from visurf.data import DataSet, load_data
 from visurf.exporting import export
+from visurf.group_rows import group_row
 from visurf.interruption import Interruption
 from visurf.loop import Loop, autocast
 from visurf.models import VisionLanguageModel, load_model
 from visurf.naming import look_up
+from visurf.nonfinite import NonFiniteError, diagnosis, incident_rows
 from visurf.placement import Placement
 from visurf.policy import Policy
 from visurf.preparation import (
@@ -38,7 +40,9 @@ from visurf.rollout.local import Sampling, stream
 from visurf.stages import Stage, stages
 from visurf.tasks import TASKS, Task
 from visurf.tracking import Tracker
-from visurf.types import Group, Sample
+from visurf.types import Sample
+from visurf.validation import evaluate as evaluate
+from visurf.whole_files import write_rows, write_whole
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -51,38 +55,6 @@ class Result:
     model: Path
     metrics: Mapping[str, Any]
     validation: Mapping[str, float]
-
-
-# What may change when a run goes on: it decides how long, how fast and how closely watched, not what is learnt.
-_FREE = ("out", "threads", "trackers", "checkpoint", "evaluation", "tokens_per_microbatch", "parallel", "process_timeout", "steps")
-_FREE_WITHIN = (
-    ("data", "validation"),
-    ("data", "workers"),
-    ("model", "feature_cache_mb"),
-    ("rollout", "token_budget"),
-    ("rollout", "cuda_graphs"),
-    ("rollout", "whole_model"),
-)
-
-
-def check_same_run(config: Config, out: Path, stage_count: int) -> None:
-    """Refuse to go on with other settings than a run began with, which would mix two experiments in one folder.
-
-    Raises:
-        ConfigError: Names the first setting that differs.
-    """
-    if not (out / "config.yaml").is_file():
-        return
-    before, now = to_dict(load_config(out / "config.yaml")), to_dict(config)
-    for values in (before, now):
-        for section, name in _FREE_WITHIN:
-            values[section].pop(name)
-    # With several stages the steps say where one ends.
-    free = _FREE if stage_count == 1 else _FREE[:-1]
-    for name in (n for n in now if n not in free and now[n] != before[n]):
-        raise ConfigError(
-            f"{out} holds a run with {name}: {before[name]!r}, asked is {now[name]!r}; choose another out=, or go on unchanged"
-        )
 
 
 class Run:
@@ -124,7 +96,10 @@ class Run:
             raise ConfigError(f"{self.out} holds a run already; choose another out=, or checkpoint.resume=auto to go on")
         if found is not None:
             check_same_run(config, self.out, len(self.stages))
+        skip = config.data.on_bad_sample == "skip"
+        self.samples = in_first_order(self.out, self.train_data.samples, begun=found is not None, may_miss=skip)
         self.progress, self.state = checkpoint.read(found) if found else (checkpoint.Progress(), {})
+        self.saved = self.progress.step if found else -1
 
     def _check_alike(self) -> None:
         """Refuse processes that do not see the same run.
@@ -132,7 +107,7 @@ class Run:
         Raises:
             ConfigError: They differ in configuration, data or checkpoint.
         """
-        samples = (len(self.train_data.samples), len(self.validation.samples))
+        samples = (len(self.samples), len(self.validation.samples))
         for what, value in {"settings": repr(self.config), "data": samples, "checkpoints": self.progress}.items():
             seen = parallel.gather([value])
             other = next((number for number, found in enumerate(seen) if found != seen[0]), None)
@@ -143,7 +118,9 @@ class Run:
         """Train all stages to the end, or go on where the last checkpoint stands."""
         self.out.mkdir(parents=True, exist_ok=True)
         if self.rank == 0:
-            (self.out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
+            write_whole(self.out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
+            if self.resumed is None:
+                remember_order(self.out, self.train_data.samples)
         positions = (self.progress.metrics_bytes, self.progress.rollouts_bytes)
         tracker = Tracker(self.out, self.config.trackers, to_dict(self.config), positions) if self.rank == 0 else None
         self.report({"event": "start", "data": self.train_data, "resumed": self.progress.step, "steps": self.stages[-1].end})
@@ -192,6 +169,7 @@ class Run:
         if reference is not None:
             placement.place(reference)
         loop = Loop(config, stage.paradigm, model, policy, make_scorer(config, self.task), reference, stage.first, placement)
+        loop.budget.halvings, loop.rollout_budget.halvings = self.progress.halvings
         began = time.monotonic() - self.progress.seconds
         for number in range(self.progress.step, stage.end):
             samples = self._samples(number)
@@ -202,21 +180,30 @@ class Run:
                 metrics = loop.step(samples, number, optimizer, schedule)
             except (Exception, KeyboardInterrupt) as error:
                 # Rewards come before the update; unless it began, the last step's state is whole: keep it.
-                known_to_all = not (parallel.several() and isinstance(error, KeyboardInterrupt))
-                if not loop.updating and known_to_all and self.progress.step > 0:
-                    self._save(network, loop, optimizer, schedule, tracker)
+                if not loop.updating and _known_to_all(error) and self.progress.step > 0:
+                    self._rescue(network, loop, optimizer, schedule, tracker)
                 raise
             metrics["train/lr"] = float(schedule.get_last_lr()[0])
             self.progress.step, self.progress.stage = number + 1, index
             self.progress.seconds = time.monotonic() - began
-            self._after_step(stage, loop, metrics, tracker)
+            reason = self._incidents(loop, metrics, network)
+            try:
+                metrics |= self._validation(stage, loop)
+            except (Exception, KeyboardInterrupt) as error:
+                self._log(stage, loop, metrics, tracker)
+                if _known_to_all(error):
+                    self._rescue(network, loop, optimizer, schedule, tracker)
+                raise
+            self._log(stage, loop, metrics, tracker)
             every = config.checkpoint.every
             if self.progress.step == stage.end and index + 1 < len(self.stages):
                 # Before the checkpoint that says this stage is over: the next one starts from here.
                 self._export(model, network, placement, self.out / "stages" / str(index + 1))
-            stop = any(parallel.gather([self.interruption.asked]))
+            stop = any(parallel.gather([self.interruption.asked])) or bool(reason)
             if stop or (every and self.progress.step % every == 0) or self.progress.step == stage.end:
                 self._save(network, loop, optimizer, schedule, tracker)
+            if reason:
+                raise NonFiniteError(reason)
             if stop and self.progress.step < self.stages[-1].end:
                 raise KeyboardInterrupt
         return model, network, placement
@@ -224,8 +211,8 @@ class Run:
     def _samples(self, number: int) -> list[Sample]:
         """This process's share of a step's samples."""
         each = self.config.prompts_per_step
-        order = sample_order(len(self.train_data.samples), self.config.seed, number * each, each)
-        return [self.train_data.samples[i] for i in parallel.share(order)]
+        order = sample_order(len(self.samples), self.config.seed, number * each, each)
+        return [sample for i in parallel.share(order) if (sample := self.samples[i]) is not None]
 
     def _reference(self, index: int, stage: Stage, model: VisionLanguageModel) -> Policy | None:
         """The model at the stage's start, for the KL term; with adapters that is the network without them."""
@@ -244,39 +231,78 @@ class Run:
         frozen.network.requires_grad_(False)
         return Policy(frozen.network, temperature=stage.config.rollout.temperature, banned=model.banned_ids).to(frozen.device)
 
-    def _after_step(self, stage: Stage, loop: Loop, metrics: dict[str, Any], tracker: Tracker | None) -> None:
+    def _incidents(self, loop: Loop, metrics: Mapping[str, float], network: nn.Module) -> str:
+        """Keep what a skipped step and skipped samples were; returns the diagnosis where too many steps in a row were skipped."""
+        step, folder = self.progress.step, self.out / "incidents"
+        if metrics["data/skipped"]:
+            rows = parallel.gather([{"step": step, "id": name, "problem": problem} for name, problem in loop.prompting.skipped])
+            self._keep(folder / f"step-{step:06d}-skipped.jsonl", rows)
+        if not loop.findings.skipped:
+            self.progress.skipped = 0
+            return ""
+        self.progress.skipped += 1
+        kinds, rows = incident_rows(step, loop.findings, loop.groups)
+        self._keep(folder / f"step-{step:06d}-nonfinite.jsonl", rows)
+        warnings.warn(f"step {step} was skipped: its {' and '.join(kinds)} not finite; see {folder}", stacklevel=2)
+        if self.progress.skipped < self.config.optimizer.max_skipped:
+            return ""
+        return diagnosis(kinds, rows, self.progress.skipped, network, metrics["train/lr"], str(folder))
+
+    def _keep(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        with parallel.agreed():
+            if self.rank == 0:
+                write_rows(path, rows)
+
+    def _validation(self, stage: Stage, loop: Loop) -> dict[str, float]:
+        """Metrics of the validation samples where they are due."""
         step, settings = self.progress.step, stage.config.evaluation
         due = settings.every and (step % settings.every == 0 or step == self.stages[-1].end)
-        if due and self.validation.samples:
-            self.scores = self.evaluate(loop, self.validation.samples[: settings.limit or None])
-            metrics |= {f"validation/{name}": value for name, value in self.scores.items()}
-            score = self.scores.get(settings.metric or self.task.headline, math.nan)
-            if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
-                self.progress.best, self.progress.best_step = score, step
-        self.last = metrics
-        shown = parallel.rejoin([_row(step, group) for group in loop.groups[:2]])
-        if tracker is not None:
-            tracker.log(step, {"stage": self.progress.stage, "paradigm": stage.paradigm.name, **metrics})
-            tracker.rollouts(shown[:2])
+        if not due or not self.validation.samples:
+            return {}
+        self.scores = self.evaluate(loop, self.validation.samples[: settings.limit or None])
+        score = self.scores.get(settings.metric or self.task.headline, math.nan)
+        if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
+            self.progress.best, self.progress.best_step = score, step
+        return {f"validation/{name}": value for name, value in self.scores.items()}
+
+    def _log(self, stage: Stage, loop: Loop, metrics: dict[str, Any], tracker: Tracker | None) -> None:
+        step, self.last = self.progress.step, metrics
+        shown = parallel.rejoin([group_row(step, group) for group in loop.groups[:2]])
+        with parallel.agreed():
+            if tracker is not None:
+                tracker.log(step, {"stage": self.progress.stage, "paradigm": stage.paradigm.name, **metrics})
+                tracker.rollouts(shown[:2])
         self.report({"event": "step", "step": step, "steps": self.stages[-1].end, "metrics": metrics, "stage": stage})
 
     def evaluate(self, loop: Loop, samples: Sequence[Sample]) -> dict[str, float]:
         """Greedy evaluation of the current policy; every process answers its share, all get the same numbers."""
-        settings = self.config.rollout
-        sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
+        settings, tokens = self.config.rollout, loop.rollout_budget.tokens
+        sampling = Sampling(settings.max_tokens, token_budget=tokens, cuda_graphs=settings.cuda_graphs)
         with parallel.agreed(), autocast(self.config, loop.model.device), loop.placement.sampling():
             mine = parallel.share(samples)
             found = list(evaluation.records(loop.model, loop.policy, mine, loop.scorer, self.config.task.prompt, sampling))
         return evaluation.summarise(self.task, parallel.rejoin(list[Mapping[str, Any]](found)))
 
     def _save(self, network: Any, loop: Loop, optimizer: torch.optim.Optimizer, schedule: Any, tracker: Tracker | None) -> None:
+        if self.progress.step == self.saved:
+            return
         if tracker is not None:
+            tracker.to_disk()
             self.progress.metrics_bytes, self.progress.rollouts_bytes = tracker.positions
+        self.progress.halvings = loop.budget.halvings, loop.rollout_budget.halvings
         weights = loop.placement.weights(network)
         state = checkpoint.optimizer_state(loop.policy, optimizer)
         shards = None if weights is None else state.pop("state")
         whole = {"optimizer": state, "schedule": schedule.state_dict()}
         checkpoint.save(self.out, self.progress, network, whole, self.config.checkpoint.keep, weights=weights, shards=shards)
+        self.saved = self.progress.step
+
+    def _rescue(self, *state: Any) -> None:
+        """Save the last step's state while an error is on its way, which stays the one that is raised."""
+        try:
+            self._save(*state)
+        except Exception as problem:  # noqa: BLE001 - said beside the error that is raised
+            warnings.warn(f"the last step's state could not be saved: {problem}", stacklevel=2)
 
     def _export(self, model: VisionLanguageModel, network: Any, placement: Placement | None, folder: Path) -> None:
         weights = None if placement is None else placement.weights(network)
@@ -292,33 +318,13 @@ class Run:
                 network.save_pretrained(self.out / "adapter", state_dict=weights)
         if self.rank == 0:
             summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": self.scores}
-            (self.out / "summary.json").write_text(json.dumps(summary, indent=1))
+            write_whole(self.out / "summary.json", json.dumps(summary, indent=1))
         self.report({"event": "end", "out": self.out})
 
 
-def _row(step: int, group: Group) -> dict[str, Any]:
-    """A group as one line of rollouts.jsonl."""
-    supervision = group.supervision or (0.0,) * len(group.completions)
-    members = [
-        {
-            "source": c.source,
-            "text": c.text,
-            "answer": evaluation.plain(c.answer),
-            "error": None if c.error is None else c.error.reason,
-            "truncated": c.truncated,
-            "parts": dict(s.parts),
-            "total": s.total,
-            "reward": r,
-            "advantage": a,
-            "supervision": t,
-            "hint": c.hint,
-        }
-        for c, s, r, a, t in zip(group.completions, group.scores, group.rewards, group.advantages, supervision, strict=True)
-    ]
-    sample = group.sample
-    images = [i.name for i in sample.images]
-    about = {"step": step, "id": sample.id, "question": sample.question, "images": images, "size": sample.size}
-    return {**about, "target": evaluation.plain(sample.target), "smoothed": group.smoothed, "members": members}
+def _known_to_all(error: BaseException) -> bool:
+    """Whether the other processes know of an error too, and can be met in a checkpoint."""
+    return not (parallel.several() and isinstance(error, KeyboardInterrupt))
 
 
 def train(config: Config, report: Report | None = None) -> Result:
@@ -330,44 +336,10 @@ def train(config: Config, report: Report | None = None) -> Result:
 
     Raises:
         ConfigError: The configuration cannot work.
-        DataError: A bad sample.
+        DataError: A bad sample; the same holds.
         RewardError: A reward failed; the state of the last step is saved before.
+        NonFiniteError: Too many steps in a row had to be skipped; the same holds.
+        MemoryShortage: The smallest piece of a step does not fit; the same holds, unless the weights were being changed.
+        CheckpointError: A checkpoint could not be written, or none is intact.
     """
     return Run(config, report).run()
-
-
-def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
-    """Measure `model.path` on `data.validation` with the parser and geometry of training.
-
-    Args:
-        config: Model, data, task, prompt and reward settings; `evaluation.limit` 0 takes all samples.
-        out: Folder for records.jsonl and summary.json, or None.
-        progress: Called with (done, total) after every sample.
-
-    Raises:
-        ConfigError: `data.validation` is not set.
-    """
-    if not config.data.validation:
-        raise ConfigError("data.validation is not set; name a JSONL file")
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    task = look_up(config.task.name, TASKS, "task")
-    data = load_data(config.data.validation, config.data, task)
-    if data.skipped:
-        warnings.warn(f"{len(data.skipped)} bad rows skipped, the first: {data.skipped[0][1]}", stacklevel=2)
-    samples = data.samples[: config.evaluation.limit or None]
-    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
-    model, network = prepare_model(frozen, config.model.path)
-    network.requires_grad_(False)
-    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
-    settings = config.rollout
-    sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
-    scorer = make_scorer(config, task)
-    with autocast(config, model.device):
-        answers = evaluation.records(model, policy, samples, scorer, config.task.prompt, sampling)
-        found = evaluation.collect(answers, len(samples), progress)
-    summary = evaluation.summarise(task, found)
-    if out is not None:
-        evaluation.write_records(out / "records.jsonl", found)
-        (out / "summary.json").write_text(json.dumps(summary, indent=1))
-    return summary

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -91,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            print("\nvisurf: interrupted; the same command goes on where it stood", file=sys.stderr)
+            command = shlex.join(["visurf", *(sys.argv[1:] if arguments is None else arguments)])
+            print(f"\nvisurf: interrupted; the same command goes on where it stood: {command}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except ImportError as error:
         print(f"visurf: {error}{_remedy(error)}", file=sys.stderr)

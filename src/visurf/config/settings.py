@@ -77,7 +77,7 @@ class DataConfig:
         format: Layout of the rows.
         box_format: Of boxes in the file.
         frame: What the file's coordinates are: pixels of the original image, 0-1000, or fractions.
-        on_bad_sample: Stop at the first bad row, or skip it, counted and named.
+        on_bad_sample: Stop at the first bad row, or skip it, counted and named; so too at a sample that goes bad during training.
         workers: Threads that read and resize the next step's images while this one is trained; 0 reads them when needed.
     """
 
@@ -187,6 +187,7 @@ class OptimizerConfig:
         schedule: Name of transformers' schedule, over the stage's optimiser steps.
         warmup_steps: Optimiser steps of linear warm-up.
         max_grad_norm: The gradient's norm is clipped to this.
+        max_skipped: A step whose loss, gradient or log-probs are not finite is skipped; so many in a row stop the run.
     """
 
     lr: float = 1e-6
@@ -195,6 +196,7 @@ class OptimizerConfig:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
+    max_skipped: int = 3
 
 
 @dataclass(frozen=True)
@@ -330,6 +332,7 @@ class Config:
             "rollout.temperature": self.rollout.temperature,
             "rollout.token_budget": self.rollout.token_budget,
             "optimizer.max_grad_norm": self.optimizer.max_grad_norm,
+            "optimizer.max_skipped": self.optimizer.max_skipped,
             "reward.frame": min(self.reward.frame),
             "model.frame": min(self.model.frame or (1.0,)),
             "process_timeout": self.process_timeout,

@@ -148,6 +148,12 @@ class VisionLanguageModel:
         """Where the network's parameters live."""
         return next(self.network.parameters()).device
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that the network was made for; None where its configuration does not say."""
+        found = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr, operator]
+        return int(found) if found else None
+
     def encode_prompt(self, sample: Sample, text: str) -> Prompt:
         """Render a sample's prompt with the chat template and encode its images.
 
@@ -189,7 +195,18 @@ class VisionLanguageModel:
 
     def _read(self, sample: Sample) -> EncodedImages:
         images = [image.load() for image in sample.images]
-        return self.family.encode_images(self.network, self.image_processor, images)
+        for reference, image in zip(sample.images, images, strict=True):
+            if image.size != reference.size:
+                was = "{} x {}".format(*reference.size)
+                raise DataError(
+                    f"image {reference.name}: {image.width} x {image.height} pixels, but {was} when the data was read; "
+                    "its coordinates no longer hold"
+                )
+        try:
+            return self.family.encode_images(self.network, self.image_processor, images)
+        except (ValueError, ArithmeticError, LookupError) as error:
+            sizes = ", ".join(f"{image.name} of {image.size[0]} x {image.size[1]}" for image in sample.images)
+            raise DataError(f"image {sizes} pixels: the model's image processor cannot take it ({error})") from error
 
     def _images(self, sample: Sample) -> EncodedImages:
         """A sample's images for the network, read before, kept or read now."""

@@ -1,0 +1,58 @@
+"""A model measured on a recipe's validation data, with the parser and geometry of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from visurf import evaluation
+from visurf.config import Config, ConfigError, LoraConfig
+from visurf.data import load_data
+from visurf.loop import autocast
+from visurf.naming import look_up
+from visurf.policy import Policy
+from visurf.preparation import make_scorer, prepare_model
+from visurf.rollout.local import Sampling
+from visurf.tasks import TASKS
+
+
+def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+    """Measure `model.path` on `data.validation` with the parser and geometry of training.
+
+    Args:
+        config: Model, data, task, prompt and reward settings; `evaluation.limit` 0 takes all samples.
+        out: Folder for records.jsonl and summary.json, or None.
+        progress: Called with (done, total) after every sample.
+
+    Raises:
+        ConfigError: `data.validation` is not set.
+    """
+    if not config.data.validation:
+        raise ConfigError("data.validation is not set; name a JSONL file")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    task = look_up(config.task.name, TASKS, "task")
+    data = load_data(config.data.validation, config.data, task)
+    if data.skipped:
+        warnings.warn(f"{len(data.skipped)} bad rows skipped, the first: {data.skipped[0][1]}", stacklevel=2)
+    samples = data.samples[: config.evaluation.limit or None]
+    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
+    model, network = prepare_model(frozen, config.model.path)
+    network.requires_grad_(False)
+    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
+    settings = config.rollout
+    sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
+    scorer = make_scorer(config, task)
+    with autocast(config, model.device):
+        answers = evaluation.records(model, policy, samples, scorer, config.task.prompt, sampling)
+        found = evaluation.collect(answers, len(samples), progress)
+    summary = evaluation.summarise(task, found)
+    if out is not None:
+        evaluation.write_records(out / "records.jsonl", found)
+        (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    return summary
