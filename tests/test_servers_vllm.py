@@ -16,6 +16,8 @@ from test_servers import record_batches, rows, scheduled
 from visurf.config import load_config, merge
 from visurf.data import load_data
 from visurf.mini.demo import RECIPE
+from visurf.models import load_model
+from visurf.packing import Bundle, Scored, build_row
 from visurf.policy import Policy
 from visurf.rollout.local import sample
 from visurf.rollout.servers import Limits, Servers
@@ -37,14 +39,14 @@ BLOCK = 32
 class Running:
     """A server as `visurf serve` starts it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *changes):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder, self.address = folder, f"http://127.0.0.1:{self.port}"
+        self.folder, self.address, self.changes = folder, f"http://127.0.0.1:{self.port}", changes
 
     def start(self):
-        own = ("model.lora.rank=8", f"out={self.folder}", "--cpu", "--port", str(self.port), "--python", PYTHON)
+        own = (*self.changes, f"out={self.folder}", "--cpu", "--port", str(self.port), "--python", PYTHON)
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "visurf", "serve", str(RECIPE), *own, "--flag=--max-model-len=512"],
@@ -69,6 +71,16 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     found = Running(tmp_path_factory.mktemp("server"))
+    found.start()
+    found.wait()
+    yield found
+    found.kill()
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A server with adapters switched on."""
+    found = Running(tmp_path_factory.mktemp("adapted"), "model.lora.rank=8")
     found.start()
     found.wait()
     yield found
@@ -153,20 +165,45 @@ def test_prefix_and_image_are_encoded_once_for_a_group(running, mini, tmp_path):
     assert change["vllm:mm_cache_queries_total"] == len(prompts), "pictures are processed once per group, not once per member"
 
 
-def test_adapters_are_pushed_and_answer(running, tmp_path):
-    config = settings(tmp_path / "run", running.address, steps=3, model={"lora": {"rank": 4}}, optimizer={"lr": 1e-2})
+def test_adapters_are_pushed_and_answer(adapted, tmp_path):
+    config = settings(tmp_path / "run", adapted.address, steps=3, model={"lora": {"rank": 4}}, optimizer={"lr": 1e-2})
     train(config)
     found = rows(tmp_path / "run")
     print("\nadapters:", [f"{r['rollout/logprob_difference']:.2g}" for r in found])
     # With such steps the weights of the step before would differ by far more.
-    assert max(r["rollout/logprob_difference"] for r in found) < 1e-3
+    assert max(r["rollout/logprob_difference"] for r in found) < 1e-4
     assert all(r["rollout/pushes"] == 1 for r in found)
 
 
 def test_merged_adapters_are_pushed_as_a_file(running, tmp_path):
     changes = {"model": {"lora": {"rank": 4}}, "optimizer": {"lr": 1e-2}, "rollout": {"servers": {"push": "file"}}}
     train(settings(tmp_path / "run", running.address, steps=2, **changes))
-    assert max(r["rollout/logprob_difference"] for r in rows(tmp_path / "run")) < 1e-3
+    assert max(r["rollout/logprob_difference"] for r in rows(tmp_path / "run")) < 1e-4
+
+
+TIED = pytest.mark.xfail(reason="vLLM 0.32's CPU build keeps a packed copy of a tied embedding that a reload does not renew")
+
+
+@pytest.mark.parametrize(
+    "part", ["patch_embed", "blocks", "merger", pytest.param("embed_tokens", marks=TIED), "self_attn", "mlp", "norm"]
+)
+def test_every_part_of_the_weights_arrives(running, mini, tmp_path, part):
+    own, prompts = load_model("mini"), encoded(mini, 4)
+    pool = connected(running, own, tmp_path / "w")
+    policy = Policy(own.network, temperature=1.0, banned=own.banned_ids).eval()
+    torch.manual_seed(0)
+    chosen = [p for n, p in own.network.named_parameters() if part in n]
+    assert chosen
+    for parameter in chosen:
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    pool.push()
+    worst = 0.0
+    for prompt, drawn in zip(prompts, pool.draw(prompts, 4, drawing(own), range(4)), strict=True):
+        row = build_row([Bundle(prompt, tuple(Scored(r.token_ids, i) for i, r in enumerate(drawn)))], own.family, "cpu")
+        with torch.no_grad():
+            ours = policy(row)
+        worst = max(worst, float((ours - torch.tensor([v for r in drawn for v in r.logprobs])).abs().max()))
+    assert worst < 1e-4
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -194,7 +231,8 @@ def test_twenty_steps_with_a_server_that_is_killed(running, tmp_path, monkeypatc
     print(f"\noverlap {overlap}: log-prob difference {np.mean(differences):.2g}, at most {max(differences):.2g}")
     assert [r["rollout/staleness"] for r in found] == [0.0, *[float(overlap)] * 19]
     if not overlap:
-        assert max(differences) < 1e-3
+        # Not rounding alone: the tied embedding, see above.
+        assert max(differences) < 2e-3
         assert sum(r["rollout/servers_lost"] for r in found) >= 1
         assert sum(r["rollout/pushes"] for r in found) >= 21, "the new server was given no weights"
     assert torch.isfinite(torch.tensor(differences)).all()
