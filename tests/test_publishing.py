@@ -81,7 +81,8 @@ def test_the_card_says_what_the_run_says(run, tmp_path):
     value, low, high = map(float, re.search(r"\| giou \| ([\d.]+) \[([\d.]+), ([\d.]+)\] \|", card).groups())
     assert value == pytest.approx(giou, abs=1e-4)
     assert low <= value <= high
-    assert "    visurf train " in card
+    started = json.loads((run / "invocations.jsonl").read_text().splitlines()[0])
+    assert f"    {started['command'].split()[0]}" in card
     assert re.search(r"torch \d", card)
     assert "find the" in card or "{question}" in card
 
