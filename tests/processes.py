@@ -195,7 +195,7 @@ def spoilt(checkpoint, mode, how):
         metrics = loop.step(parallel.share([make_sample(i) for i in ids]), number, optimizer, schedule)
         Policy.forward = forward
         weights = {n: whole(p.detach()) for n, p in policy.named_parameters()}
-        budgets, kinds = parallel.gather([loop.budget.tokens]), parallel.gather([sorted(loop.findings.kinds)])
+        budgets, kinds = parallel.gather([loop.learner.budget.tokens]), parallel.gather([sorted(loop.learner.findings.kinds)])
         steps.append(
             {"metrics": metrics, "weights": weights, "rate": schedule.get_last_lr()[0], "budgets": budgets, "kinds": kinds}
         )

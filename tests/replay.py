@@ -58,5 +58,5 @@ def optimise(loop, lr=0.0):
 
 def update_gradient(loop, prompts, groups):
     """Loss, sequences carried and gradient of one update."""
-    loss, carried = loop.update(loop.batch(prompts, groups), *optimise(loop), Diagnostics(loop.model.device))
+    loss, carried = loop.learner.update(loop.learner.batch(prompts, groups), *optimise(loop), Diagnostics(loop.model.device))
     return loss, carried, gradients(loop.model.network)

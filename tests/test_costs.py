@@ -21,10 +21,10 @@ def test_training_is_counted_by_the_rows_that_were_packed(tiny):
     carried = [
         (p, [c for c, a in zip(g.completions, g.advantages, strict=True) if a]) for p, g in zip(prompts, groups, strict=True)
     ]
-    assert loop.meter.trained.tokens == sum(len(p.token_ids) + sum(len(c.token_ids) - 1 for c in cs) for p, cs in carried)
-    assert loop.meter.trained.predicted == sum(len(c.token_ids) for _, cs in carried for c in cs)
+    assert loop.learner.meter.trained.tokens == sum(len(p.token_ids) + sum(len(c.token_ids) - 1 for c in cs) for p, cs in carried)
+    assert loop.learner.meter.trained.predicted == sum(len(c.token_ids) for _, cs in carried for c in cs)
     # Qwen's processor brings one line of values for each patch.
-    assert loop.meter.trained.patches == sum(len(p.tensors["pixel_values"]) for p in prompts if p.tensors)
+    assert loop.learner.meter.trained.patches == sum(len(p.tensors["pixel_values"]) for p in prompts if p.tensors)
 
 
 def test_the_flops_of_a_step_are_two_or_six_for_each_parameter_that_a_token_meets(tiny):
@@ -44,12 +44,12 @@ def test_the_flops_of_a_step_are_two_or_six_for_each_parameter_that_a_token_meet
 
 def test_sampling_and_passes_without_gradient_are_counted_apart(tiny):
     loop = make_loop(tiny, VISURF, inner_steps=2, objective=ObjectiveConfig(kl=0.1))
-    loop.reference = Policy(tiny.network, temperature=1.0, banned=tiny.banned_ids)
+    loop.learner.reference = Policy(tiny.network, temperature=1.0, banned=tiny.banned_ids)
     metrics = loop.step(referring_samples(SHIFTED, 2, 1), 0, *optimise(loop))
     assert metrics["flops/sample"] > 0
     # With a KL term every sequence enters: two updates of forward and backward against two forward passes.
     assert metrics["flops/train"] == pytest.approx(3 * metrics["flops/score"])
-    assert loop.meter.trained.tokens == loop.meter.scored.tokens == loop.meter.sampled.tokens == 0
+    assert loop.learner.meter.trained.tokens == loop.learner.meter.scored.tokens == loop.learner.meter.sampled.tokens == 0
 
 
 def test_utilisation_is_that_of_the_training_part_on_a_known_device(tiny, monkeypatch):

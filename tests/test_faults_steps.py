@@ -61,7 +61,7 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimiser_alone_and_the_sc
     metrics = loop.step(samples, 1, optimizer, schedule)
     assert calls
     assert metrics["train/step_skipped"] == 1
-    assert {"loss", "gradient"} <= loop.findings.kinds
+    assert {"loss", "gradient"} <= loop.learner.findings.kinds
     after = snapshot(loop, optimizer)
     assert all(torch.equal(a, b) for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True))
     assert schedule.last_epoch == 4
@@ -78,7 +78,7 @@ def test_a_gradient_alone_that_is_not_finite_skips_the_step(tiny):
     optimizer, schedule = optimise(loop, lr=1e-3)
     before = snapshot(loop, optimizer)[0]
     assert loop.step(referring_samples(SHIFTED, 2, 1), 0, optimizer, schedule)["train/step_skipped"] == 1
-    assert loop.findings.kinds == {"gradient"}
+    assert loop.learner.findings.kinds == {"gradient"}
     assert all(torch.equal(a, b) for a, b in zip(before, loop.policy.parameters(), strict=True))
 
 
@@ -89,8 +89,8 @@ def test_rollouts_drawn_from_nothing_skip_the_step_even_where_none_is_trained(ti
         tiny.network.lm_head.weight[7] = float("nan")
     metrics = loop.step(referring_samples(SHIFTED, 2, 1), 0, *optimise(loop))
     assert metrics["train/step_skipped"] == 1
-    assert loop.findings.kinds == {"rollout log-probs"}
-    assert loop.findings.numbers == set(range(6))
+    assert loop.learner.findings.kinds == {"rollout log-probs"}
+    assert loop.learner.findings.numbers == set(range(6))
 
 
 def test_a_skipped_step_is_kept_in_the_run_folder_and_the_run_goes_on(tmp_path, monkeypatch):
@@ -186,13 +186,14 @@ def limited(monkeypatch, most, error):
 def test_where_memory_runs_out_the_step_is_repeated_in_smaller_rows(tiny, checkpoints, monkeypatch, caplog, error):
     whole = make_loop(load_random(checkpoints["qwen2_5_vl"]), RLVR, tokens_per_microbatch=400)
     plain, seen = Diagnostics(whole.model.device), Diagnostics(whole.model.device)
-    expected = whole.update(whole.batch(*replayed(whole.model)), *optimise(whole), plain)
+    learner = whole.learner
+    expected = learner.update(learner.batch(*replayed(whole.model)), *optimise(whole), plain)
     loop = make_loop(tiny, RLVR, tokens_per_microbatch=400)
     met = limited(monkeypatch, 60, error)
-    batch = loop.fitted(lambda: loop.batch(*replayed(tiny)))
-    found = loop.update(batch, *optimise(loop), seen)
+    batch = loop.learner.fitted(lambda: loop.learner.batch(*replayed(tiny)))
+    found = loop.learner.update(batch, *optimise(loop), seen)
     assert met
-    assert loop.budget.tokens == 50
+    assert loop.learner.budget.tokens == 50
     assert found == pytest.approx(expected, rel=1e-5)
     difference, name = worst(gradients(loop.model.network), gradients(whole.model.network))
     assert difference < 1e-5, name
@@ -206,7 +207,7 @@ def test_a_sequence_that_does_not_fit_alone_ends_the_step_with_a_remedy(tiny, mo
     before = snapshot(loop, optimise(loop)[0])[0]
     limited(monkeypatch, 5, DEVICE)
     with pytest.raises(MemoryShortage, match=r"single completion does not fit \(CUDA out of memory.*gradient_checkpointing: true"):
-        loop.update(loop.batch(*replayed(tiny)), *optimise(loop, lr=1.0), Diagnostics(tiny.device))
+        loop.learner.update(loop.learner.batch(*replayed(tiny)), *optimise(loop, lr=1.0), Diagnostics(tiny.device))
     assert all(torch.equal(a, b) for a, b in zip(before, loop.policy.parameters(), strict=True))
 
 
@@ -216,7 +217,7 @@ def test_an_optimiser_that_does_not_fit_says_so(tiny, monkeypatch):
     monkeypatch.setattr(optimizer, "step", lambda: (_ for _ in ()).throw(DEVICE))
     with pytest.raises(MemoryShortage, match=r"the optimiser's states do not fit .*Train adapters"):
         loop.step(referring_samples(SHIFTED, 2, 1), 0, optimizer, schedule)
-    assert loop.updating
+    assert loop.learner.updating
 
 
 def test_a_run_goes_on_with_the_smaller_budget(tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def test_the_log_probs_of_sampling_are_those_of_the_training_forward(mini):
     found = loop.sample(prompts, labels, 0, Moment(0, 10, loop.mixing))
     scores = (Score({}, 0.0),) * 3
     groups = [Group(s, tuple(c), scores, (1.0, 2.0, 3.0), (1.0,) * 3) for s, c in zip(samples, found, strict=True)]
-    forward = loop.logprobs(loop.policy, loop.batch(prompts, groups))
+    forward = loop.learner.logprobs(loop.policy, loop.learner.batch(prompts, groups))
     completions = [c for g in found for c in g]
     assert {c.hint for c in completions} == {3}
     for completion, label_ids, values in zip(completions, [y.token_ids for y in labels for _ in range(3)], forward, strict=True):

@@ -11,7 +11,7 @@ from replay import REPLAY, make_loop, optimise, replayed, update_gradient
 from tiny import load_random
 from visurf.config import ObjectiveConfig, OptimizerConfig, RolloutConfig
 from visurf.diagnostics import Diagnostics
-from visurf.loop import Batch
+from visurf.learner import Batch
 from visurf.mini.world import SHIFTED, referring_samples
 from visurf.paradigms import RLVR, SFT, VISURF
 from visurf.policy import Policy
@@ -85,7 +85,7 @@ def test_any_split_into_microbatches_gives_the_same_gradient(tiny, average, rati
         objective = ObjectiveConfig(average=average, ratio=ratio)
         loop = make_loop(tiny, VISURF, objective=objective, tokens_per_microbatch=budget)
         prompts, groups = replayed(tiny, label=True)
-        rows = loop.planned(loop.batch(prompts, groups))
+        rows = loop.learner.planned(loop.learner.batch(prompts, groups))
         results.append((len(rows), *update_gradient(loop, prompts, groups)))
     assert [r[0] for r in results] == sorted({r[0] for r in results}, reverse=True), "the splits must differ"
     assert results[-1][0] == 1
@@ -145,19 +145,19 @@ def test_a_step_of_flat_groups_still_steps_without_gradient(tiny):
 def test_inner_steps_measure_the_ratio_against_the_sampling_policy(tiny):
     loop = make_loop(tiny, RLVR, inner_steps=2)
     prompts, groups = replayed(tiny)
-    batch = loop.batch(prompts, groups)
+    batch = loop.learner.batch(prompts, groups)
     assert batch.old is not None
     loop.policy.eval()
     assert [len(v) for v in batch.old] == batch.lengths.tolist()
     loop_once = make_loop(tiny, RLVR)
     first = update_gradient(loop_once, prompts, groups)[2]
-    loop.update(batch, *optimise(loop), Diagnostics(tiny.device))
+    loop.learner.update(batch, *optimise(loop), Diagnostics(tiny.device))
     assert worst(gradients(tiny.network), first)[0] < 1e-4
     with torch.no_grad():
         for parameter in tiny.network.parameters():
             parameter.mul_(1.3)
     seen = Diagnostics(tiny.device)
-    loop.update(batch, *optimise(loop), seen)
+    loop.learner.update(batch, *optimise(loop), seen)
     assert seen.sums["policy/clip_frac"][0] > 0, "after a large move something is clipped"
 
 
@@ -222,9 +222,9 @@ def test_the_batch_keeps_the_order_of_groups_and_members(tiny):
     loop = make_loop(tiny, RLVR, tokens_per_microbatch=35)
     prompts, groups = replayed(tiny)
     batch = Batch(prompts, groups, torch.tensor([len(c.token_ids) for g in groups for c in g.completions]))
-    found = loop.logprobs(loop.policy, batch)
+    found = loop.learner.logprobs(loop.policy, batch)
     expected = [
-        loop.logprobs(
+        loop.learner.logprobs(
             loop.policy, Batch([p], [dataclasses.replace(g, completions=(c,), advantages=(1.0,))], torch.tensor([len(c.token_ids)]))
         )[0]
         for p, g in zip(prompts, groups, strict=True)

@@ -244,7 +244,7 @@ def test_the_gradient_is_that_of_the_papers_equation(tiny, checkpoints, name):
     hints = [[c.hint for c in g.completions if c.source == "policy"] for g in groups]
     getattr(Papers(shapes, rollouts, [y[0] for y in labels if y], entropies, hints), name)().backward()
     loop = make_loop(tiny, paradigm)
-    _, carried = loop.update(loop.batch(prompts, groups), *optimise(loop), Diagnostics(tiny.device))
+    _, carried = loop.learner.update(loop.learner.batch(prompts, groups), *optimise(loop), Diagnostics(tiny.device))
     difference, where = worst(gradients(tiny.network), gradients(plain))
     assert difference < 1e-4, where
     assert carried == CARRIED.get(name, 8)
@@ -253,9 +253,9 @@ def test_the_gradient_is_that_of_the_papers_equation(tiny, checkpoints, name):
 def split_gradient(model, name, budget, average="token", part=slice(None)):
     loop = make_loop(model, PARADIGMS[name], tokens_per_microbatch=budget, objective=ObjectiveConfig(average=average))
     prompts, groups = make_step(model, PARADIGMS[name])
-    batch = loop.batch(prompts[part], groups[part])
-    rows = len(loop.planned(batch))
-    loss, _ = loop.update(batch, *optimise(loop), Diagnostics(model.device))
+    batch = loop.learner.batch(prompts[part], groups[part])
+    rows = len(loop.learner.planned(batch))
+    loss, _ = loop.learner.update(batch, *optimise(loop), Diagnostics(model.device))
     return rows, loss, gradients(model.network)
 
 
@@ -288,15 +288,15 @@ def test_several_inner_steps_measure_rollouts_against_the_policy_that_sampled(ti
     _, _, once = split_gradient(tiny, name, 100_000)
     loop = make_loop(tiny, PARADIGMS[name], inner_steps=2)
     prompts, groups = make_step(tiny, PARADIGMS[name])
-    batch = loop.batch(prompts, groups)
+    batch = loop.learner.batch(prompts, groups)
     assert batch.old is not None
-    loop.update(batch, *optimise(loop), Diagnostics(tiny.device))
+    loop.learner.update(batch, *optimise(loop), Diagnostics(tiny.device))
     assert worst(gradients(tiny.network), once)[0] < 1e-4
     with torch.no_grad():
         for parameter in tiny.network.parameters():
             parameter.mul_(1.3)
     seen = Diagnostics(tiny.device)
-    loop.update(batch, *optimise(loop), seen)
+    loop.learner.update(batch, *optimise(loop), seen)
     assert seen.sums["policy/clip_frac"][0] > 0
     assert seen.sums["label/clip_frac"][0] == 0, "what the policy did not write is never clipped"
 
@@ -342,7 +342,7 @@ def test_sequences_are_counted_on_each_side_by_itself(tiny, checkpoints, average
 def test_entropies_are_computed_for_supervised_sequences_alone(tiny, checkpoints):
     prompts, groups = make_step(tiny, PARADIGMS["mifo"])
     loop = make_loop(tiny, PARADIGMS["mifo"])
-    batch = loop.batch(prompts, groups)
+    batch = loop.learner.batch(prompts, groups)
     with torch.no_grad():
         (every,) = distributions(load_plain(checkpoints["qwen2_5_vl"]), tiny, [(prompts[1], groups[1].completions[3].token_ids)])
     torch.testing.assert_close(batch.entropies[7], torch.distributions.Categorical(logits=every).entropy(), atol=1e-4, rtol=1e-4)
@@ -400,7 +400,7 @@ def test_leave_one_out_and_constant_length_are_settings(tiny):
     rloo = with_advantages(groups, PARADIGMS["rlvr"], scale="none", baseline="others")
     assert rloo[0].advantages == pytest.approx((4 - 3.5, 5 - 3, 2 - 4.5))
     loop = make_loop(tiny, PARADIGMS["rlvr"], objective=ObjectiveConfig(average="constant"))
-    loss, _ = loop.update(loop.batch(prompts, rloo), *optimise(loop), Diagnostics(tiny.device))
+    loss, _ = loop.learner.update(loop.learner.batch(prompts, rloo), *optimise(loop), Diagnostics(tiny.device))
     lengths = [n for s in (FIRST, SECOND) for n in s[1][:3]]
     advantages = [a for g in rloo for a in g.advantages]
     # 16 is rollout.max_tokens of the test's loop.

@@ -182,8 +182,8 @@ def ask(config: Config, task: Task, samples: Sequence[Sample], segmenter: Segmen
     import torch
 
     from visurf.config import LoraConfig
-    from visurf.loop import autocast
     from visurf.policy import Policy
+    from visurf.precision import autocast
     from visurf.preparation import prepare_model
     from visurf.rollout.local import Sampling, sample
 

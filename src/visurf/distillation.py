@@ -18,12 +18,12 @@ from visurf.config import Config, ConfigError, LoraConfig, to_dict
 from visurf.data import load_data
 from visurf.demonstrations import inside, names_coordinates, reasoning_of, write_response, write_target
 from visurf.interruption import Interruption
-from visurf.loop import autocast
 from visurf.models import VisionLanguageModel
 from visurf.models.family import Prompt
 from visurf.naming import look_up
 from visurf.picture_files import picture_name
 from visurf.policy import Policy
+from visurf.precision import autocast
 from visurf.preparation import make_scorer, prepare_model
 from visurf.rollout.local import Rollout, Sampling, sample, stream
 from visurf.row_file import RowFile

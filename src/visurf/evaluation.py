@@ -209,7 +209,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
     """
     # Loading a model belongs to training, which itself evaluates with this module.
     from visurf.config import LoraConfig
-    from visurf.loop import autocast
+    from visurf.precision import autocast
     from visurf.preparation import make_scorer, prepare_model
 
     benchmark, root = get_benchmark(name), Path(path)

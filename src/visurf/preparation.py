@@ -11,13 +11,13 @@ from torch import nn
 
 from visurf import parallel
 from visurf.config import Config, ConfigError, LoraConfig
-from visurf.loop import is_mixed
 from visurf.mask_reward import mask_part
 from visurf.models import VisionLanguageModel, load_model
 from visurf.models.features import FeatureCache
 from visurf.models.read_ahead import ReadAhead
 from visurf.placement import Placement
 from visurf.policy import Policy
+from visurf.precision import is_mixed
 from visurf.replicas import Replicas
 from visurf.scoring import Scorer, function_part
 from visurf.segmenter import load_segmenter

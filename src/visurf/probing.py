@@ -14,7 +14,6 @@ from visurf.config import Config, ConfigError, LoraConfig
 from visurf.data import load_data
 from visurf.groups import form_group, with_advantages
 from visurf.judging import judge
-from visurf.loop import autocast
 from visurf.metrics.passing import mean_pass_at
 from visurf.models import VisionLanguageModel
 from visurf.models.family import Prompt
@@ -22,6 +21,7 @@ from visurf.naming import look_up
 from visurf.packing import Bundle, Scored, build_row
 from visurf.paradigms import PARADIGMS
 from visurf.policy import Policy
+from visurf.precision import autocast
 from visurf.preparation import make_scorer, prepare_model
 from visurf.rollout.local import Rollout, Sampling, sample, stream
 from visurf.scoring import Scorer, label_completion

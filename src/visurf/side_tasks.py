@@ -11,8 +11,9 @@ from typing import Any
 from visurf import evaluation, parallel
 from visurf.config import Config, ConfigError, build
 from visurf.data import load_data
-from visurf.loop import Loop, autocast
+from visurf.loop import Loop
 from visurf.naming import look_up
+from visurf.precision import autocast
 from visurf.rollout.local import Sampling
 from visurf.scoring import Scorer
 from visurf.tasks import TASKS, RewardSettings

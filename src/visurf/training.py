@@ -22,12 +22,13 @@ from visurf.continuing import check_same_run, in_first_order, remember_order
 from visurf.data import DataSet, load_data
 from visurf.exporting import export
 from visurf.interruption import Interruption
-from visurf.loop import Loop, autocast
+from visurf.loop import Loop
 from visurf.models import VisionLanguageModel, load_model
 from visurf.naming import look_up
 from visurf.nonfinite import NonFiniteError, diagnosis, incident_rows
 from visurf.placement import Placement
 from visurf.policy import Policy
+from visurf.precision import autocast
 from visurf.preparation import (
     is_sharded,
     make_optimizer,
@@ -186,7 +187,7 @@ class Run:
             placement.place(reference)
         scorer, remote = make_scorer(config, self.task), connect(config, model, network, placement)
         loop = Loop(config, stage.paradigm, model, policy, scorer, reference, stage.first, placement, remote)
-        loop.budget.halvings, loop.rollout_budget.halvings = self.progress.halvings
+        loop.learner.budget.halvings, loop.rollout_budget.halvings = self.progress.halvings
         try:
             self._steps(index, stage, network, loop, optimizer, schedule, tracker)
         finally:
@@ -212,7 +213,7 @@ class Run:
                 metrics = loop.step(samples, number, optimizer, schedule, upcoming)
             except (Exception, KeyboardInterrupt) as error:
                 # Rewards come before the update; unless it began, the last step's state is whole: keep it.
-                if not loop.updating and _known_to_all(error) and self.progress.step > 0:
+                if not loop.learner.updating and _known_to_all(error) and self.progress.step > 0:
                     self._rescue(network, loop, optimizer, schedule, tracker)
                 raise
             metrics["train/lr"] = float(schedule.get_last_lr()[0])
@@ -269,11 +270,11 @@ class Run:
         if metrics["data/skipped"]:
             rows = parallel.gather([{"step": step, "id": name, "problem": problem} for name, problem in loop.encoded.skipped])
             self._keep(folder / f"step-{step:06d}-skipped.jsonl", rows)
-        if not loop.findings.skipped:
+        if not loop.learner.findings.skipped:
             self.progress.skipped = 0
             return ""
         self.progress.skipped += 1
-        kinds, rows = incident_rows(step, loop.findings, loop.groups, loop.scorer, loop.controls)
+        kinds, rows = incident_rows(step, loop.learner.findings, loop.groups, loop.scorer, loop.controls)
         self._keep(folder / f"step-{step:06d}-nonfinite.jsonl", rows)
         warnings.warn(f"step {step} was skipped: its {' and '.join(kinds)} not finite; see {folder}", stacklevel=2)
         if self.progress.skipped < self.config.optimizer.max_skipped:
@@ -339,7 +340,7 @@ class Run:
         if tracker is not None:
             tracker.to_disk()
             self.progress.metrics_bytes, self.progress.rollouts_bytes = tracker.positions
-        self.progress.halvings = loop.budget.halvings, loop.rollout_budget.halvings
+        self.progress.halvings = loop.learner.budget.halvings, loop.rollout_budget.halvings
         weights = loop.placement.weights(network)
         state = checkpoint.optimizer_state(loop.policy, optimizer)
         shards = None if weights is None else state.pop("state")

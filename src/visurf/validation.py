@@ -13,9 +13,9 @@ import torch
 from visurf import evaluation
 from visurf.config import Config, ConfigError, LoraConfig
 from visurf.data import load_data
-from visurf.loop import autocast
 from visurf.naming import look_up
 from visurf.policy import Policy
+from visurf.precision import autocast
 from visurf.preparation import make_scorer, prepare_model
 from visurf.rollout.local import Sampling
 from visurf.small_pictures import illustrate

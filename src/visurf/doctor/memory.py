@@ -124,7 +124,7 @@ class Estimate:
 
 
 def precision_of(config: Config, *, gpu: bool) -> Precision:
-    """How the recipe holds numbers, as `visurf.preparation.prepare_model` and `visurf.loop.is_mixed` decide it."""
+    """How the recipe holds numbers, as `visurf.preparation.prepare_model` and `visurf.precision.is_mixed` decide it."""
     settings, adapters = config.model, config.model.lora.rank > 0
     low = settings.dtype == "bfloat16" or (settings.dtype == "auto" and adapters and gpu)
     mixed = settings.autocast == "on" or (settings.autocast == "auto" and gpu)

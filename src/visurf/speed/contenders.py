@@ -14,11 +14,12 @@ from torch import Tensor
 from visurf import loop as loop_module
 from visurf.config import AdvantageConfig, Config, LoraConfig, ModelConfig, OptimizerConfig, RolloutConfig, TaskConfig
 from visurf.groups import form_group, with_advantages
-from visurf.loop import Loop, autocast
+from visurf.loop import Loop
 from visurf.models.family import Prompt, VisionLanguageModel
 from visurf.packing import Bundle, Scored, build_row, plan
 from visurf.paradigms import VISURF
 from visurf.policy import Policy
+from visurf.precision import autocast
 from visurf.preparation import add_adapters, make_optimizer
 from visurf.rollout.local import Rollout, Sampling, sample
 from visurf.scoring import Scorer
