@@ -38,7 +38,8 @@ def crowd(domain: Crowd, rng: Generator) -> Scene:
         for _ in range(30):
             radius = float(rng.uniform(*domain.scene.radius))
             x, y = (float(v) for v in rng.uniform(radius + 0.5, SIZE - radius - 0.5, 2))
-            candidate = Shape(*pairs[index], (x, y), radius)
+            colour, kind = pairs[index]
+            candidate = Shape(colour, kind, (x, y), radius)
             if all(box_iou(candidate.box, other.box) <= 0.05 for other in shapes):
                 shapes.append(candidate)
                 break

@@ -86,6 +86,7 @@ GUI_WINDOWS = World(
     ("gui",),
     {
         "clean": Theme(buttons=(3, 5), side=(14, 19), dark=False, contrast=0.5, noise=0.02),
+        "dense": Theme(buttons=(4, 5), side=(12, 15), dark=False, contrast=0.4, noise=0.06),
         "shifted": Theme(buttons=(4, 5), side=(12, 15), dark=True, contrast=0.35, noise=0.08),
     },
     draw,

@@ -1,0 +1,121 @@
+"""Run several studies seed by seed, in forked processes that share their imports, and stop in time.
+
+    python studies/run.py studies/table1/*.yaml --out runs/papers [--minutes 30] [--results docs/results/papers]
+
+It does what ``visurf study FILE --out OUT/NAME`` does for each file, with the same folders, frozen settings and results; only
+the order differs: the first seed of all studies comes first, so that a table that is not complete is balanced. A run is a fork
+of one process, which spares it the seconds in which the libraries are imported. Runs that are done are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from visurf.studies.grid import Job, run_jobs, start_jobs
+from visurf.studies.plan import SEED
+from visurf.studies.running import Workers, freeze, is_trained
+from visurf.studies.study import Progress, _results, plan, write_results
+
+
+def prepare(path: Path, out: Path) -> tuple[Progress, list[Job]]:
+    """A study and its jobs, the starting models first."""
+    study, base, tuned, pilots, _ = plan(path)
+    if tuned or pilots:
+        raise SystemExit(f"{path}: has tuning or measured matching; run it with visurf study")
+    progress = Progress(study, base, out, Workers(1), print)
+    progress.runs = run_jobs(study, base, {}, {})
+    progress.starts = start_jobs(study, progress.runs)
+    return progress, [*progress.starts, *progress.runs]
+
+
+def finished(job: Job, folder: Path) -> bool:
+    """Whether a job has been trained and measured."""
+    trained = job.role == "start" or is_trained(folder)
+    return trained and all((folder / "tests" / name / "summary.json").exists() for name in job.tests)
+
+
+def work(job: Job, folder: Path) -> None:
+    """Train and measure in this process."""
+    import torch
+
+    from visurf.config import load_config
+    from visurf.studies.measure import measure
+    from visurf.training import train
+
+    torch.set_num_threads(1)
+    if job.role != "start" and not is_trained(folder):
+        train(load_config(folder / "run.yaml"))
+    measure(folder)
+
+
+def forked(job: Job, folder: Path, do: Callable[[Job, Path], None]) -> int:
+    """Do it in a fork; output goes to run.log, the last lines of a failure into status.json."""
+    child = os.fork()
+    if child == 0:
+        log = os.open(folder / "run.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = 1
+        try:
+            do(job, folder)
+            code = 0
+        except BaseException:  # noqa: BLE001 - whatever it is, the parent is told and the other runs go on
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    found = {"status": "done"}
+    if code:
+        lines = (folder / "run.log").read_text(errors="replace").splitlines()
+        found = {"status": "failed", "stage": "run", "code": code, "error": "\n".join(lines[-12:])}
+    (folder / "status.partial").write_text(json.dumps(found))
+    (folder / "status.partial").replace(folder / "status.json")
+    return code
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", type=Path, nargs="+", metavar="STUDY.yaml")
+    parser.add_argument("--out", type=Path, default=Path("runs/papers"))
+    parser.add_argument("--minutes", type=float, default=0, help="start no run after so many minutes; 0: no limit")
+    parser.add_argument("--results", type=Path, help="also write NAME.json here, without indentation")
+    options = parser.parse_args()
+    began = time.monotonic()
+    studies = [prepare(path, options.out / f"{path.parent.name}-{path.stem}") for path in options.studies]
+    queue = [(progress, job) for progress, jobs in studies for job in jobs]
+    queue.sort(key=lambda item: (item[1].role != "start", int(item[1].axes.get(SEED, 0))))
+    # What every fork needs, imported once.
+    import visurf.studies.measure
+    import visurf.training  # noqa: F401
+
+    for number, (progress, job) in enumerate(queue, 1):
+        folder = progress.out / job.folder
+        freeze(job, progress.out, threads=1)
+        if finished(job, folder):
+            continue
+        if options.minutes and time.monotonic() - began > 60 * options.minutes:
+            break
+        start = time.monotonic()
+        code = forked(job, folder, work)
+        said = "failed, see run.log" if code else f"{time.monotonic() - start:.0f} s"
+        print(f"{number}/{len(queue)} {progress.out.name} {job.name}: {said}", flush=True)
+    for (progress, _), path in zip(studies, options.studies, strict=True):
+        results = _results(progress, path, {})
+        write_results(results, progress.out, print)
+        if options.results:
+            options.results.mkdir(parents=True, exist_ok=True)
+            (options.results / f"{progress.out.name}.json").write_text(json.dumps(results, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()
