@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from visurf.cli import datasets, environment, measuring, runs, scores, speed
+from visurf.cli import datasets, environment, measuring, runs, scores, speed, studies
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -28,6 +28,7 @@ your own data
   eval      measure a model, or another program's predictions, on a JSONL file or a benchmark
 
 parts of it
+  study     grids of runs: tuning, matched budgets, held-out tests, paired statistics
   score     any reward over a file of completions; checks against recorded results
   data      show a data set; convert COCO, YOLO or CSV; a model's own answers as labels
   bench     speed and memory against padded rows and TRL
@@ -42,6 +43,7 @@ _EXTRAS = {
     "cv2": "segment",
     "datasets": "datasets",
     "pyarrow": "datasets",
+    "matplotlib": "report",
 }
 
 
@@ -54,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (runs, measuring, scores, datasets, environment, speed):
+    for group in (runs, measuring, scores, datasets, environment, speed, studies):
         group.add(commands)
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ measure a model on a JSONL file        visurf eval MODEL DATA.jsonl
 measure a model on a benchmark         visurf eval MODEL --benchmark NAME --data PATH
 judge what another program produced    visurf eval --benchmark NAME --data PATH --predictions FILE
 """
+# A setting is named by words and dots; the address of a data set may hold an equals sign too.
+_CHANGE = re.compile(r"[\w.]+=")
 # Where a benchmark has several splits and none was named: the one its papers report.
 _REPORTED = ("testmini", "val", "validation", "test", "testA")
 
@@ -49,7 +52,7 @@ def _eval(options: argparse.Namespace) -> int:
     # key=value may have landed in a positional that was left out.
     for name in ("model", "jsonl"):
         value = getattr(options, name)
-        if value is not None and "=" in value and not Path(value).exists():
+        if value is not None and _CHANGE.match(value) and not Path(value).exists():
             options.override.insert(0, value)
             setattr(options, name, None)
     if options.benchmark:

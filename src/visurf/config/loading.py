@@ -37,6 +37,8 @@ def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
+    if kind is Any:
+        return value
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else build(kind, value, path)  # type: ignore[arg-type]
@@ -61,7 +63,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}: expected keys and values, got {value!r}")
-        return {str(k): (v if inner[1] is Any else _convert(inner[1], v, f"{path}.{k}")) for k, v in value.items()}
+        return {str(k): _convert(inner[1], v, f"{path}.{k}") for k, v in value.items()}
     return _scalar(kind, value, path)
 
 

@@ -1,0 +1,205 @@
+"""From results.json to what can be said: cells with intervals, paired comparisons, forgetting. No torch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from visurf.metrics.intervals import Interval
+from visurf.studies.columns import unpack
+from visurf.studies.plan import SEED
+from visurf.studies.statistics import Paired, holm, over_seeds_and_prompts, paired
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Run = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in their seed only.
+
+    Attributes:
+        axes: Without the seed; of a starting checkpoint only what tells it from others.
+        runs: Those that can be used, by seed.
+        failed: Those that cannot.
+    """
+
+    axes: Mapping[str, str]
+    runs: tuple[Run, ...]
+    failed: tuple[Run, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Its values in words."""
+        return ", ".join(self.axes.values()) or "all"
+
+    def mean(self, *keys: str) -> tuple[float, float] | None:
+        """Mean and standard deviation over runs of a number, found under nested keys; None where no run has it."""
+        values = [v for run in self.runs if (v := dig(run, *keys)) is not None]
+        if not values:
+            return None
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two cells on one metric of one test.
+
+    Attributes:
+        matching: What was equal.
+        test: Its name.
+        metric: Its name.
+        first: Label of the first.
+        second: Label of the second.
+        found: The second minus the first.
+        corrected: The p-value after Holm's correction over all comparisons of the study.
+        note: What one must know, such as seeds without a partner.
+    """
+
+    matching: str
+    test: str
+    metric: str
+    first: str
+    second: str
+    found: Paired
+    corrected: float = math.nan
+    note: str = ""
+
+
+def dig(run: Any, *keys: str) -> Any:
+    """A value under nested keys, or None."""
+    for key in keys:
+        run = run.get(key) if isinstance(run, Mapping) else None
+    return run
+
+
+def cells(runs: Sequence[Run], matching: str) -> list[Cell]:
+    """The runs of a matching by their axes without the seed."""
+    groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        if run["role"] == "run" and matching in run["matching"]:
+            groups.setdefault(tuple((a, v) for a, v in run["axes"].items() if a != SEED), []).append(run)
+    places = {(a, v): place for place, (a, v) in enumerate(dict.fromkeys((a, v) for r in runs for a, v in r["axes"].items()))}
+    ordered = sorted(groups, key=lambda axes: [places[one] for one in axes])
+    return [_cell(dict(axes), groups[axes]) for axes in ordered]
+
+
+def start_cells(runs: Iterable[Run]) -> list[Cell]:
+    """The starting checkpoints."""
+    return [_cell(dict(run["axes"]), [run]) for run in runs if run["role"] == "start"]
+
+
+def _cell(axes: dict[str, str], members: Sequence[Run]) -> Cell:
+    done = [run for run in members if run["status"] == "done"]
+    return Cell(axes, tuple(done), tuple(run for run in members if run["status"] != "done"))
+
+
+def start_of(cell: Cell, starts: Sequence[Cell]) -> Cell | None:
+    """The checkpoint that a cell's runs began with."""
+    return next((s for s in starts if s.runs and s.axes.items() <= cell.axes.items()), None)
+
+
+def tested_metrics(runs: Iterable[Run], test: str) -> list[str]:
+    """The metrics of a test that have per-prompt measures in any run."""
+    columns = (dig(run, "tests", test, "columns") or {} for run in runs)
+    return [n for n in dict.fromkeys(itertools.chain.from_iterable(columns)) if n != "tokens"]
+
+
+def values(run: Run, test: str, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
+    """Per-prompt values of a metric, and what their sum is divided by; None where the run has none."""
+    column = dig(run, "tests", test, "columns", metric)
+    if column is None:
+        return None
+    return unpack(column["value"]), unpack(column["per"]) if "per" in column else None
+
+
+def interval(cell: Cell, test: str, metric: str, resamples: int = 1000) -> Interval | None:
+    """A cell's mean with its interval over seeds and prompts; None where the metric has no per-prompt measures."""
+    found = [v for run in cell.runs if (v := values(run, test, metric)) is not None]
+    if not found or np.isnan(np.stack([v for v, _ in found])).all():
+        return None
+    per = None if found[0][1] is None else np.stack([p for _, p in found if p is not None])
+    return over_seeds_and_prompts(np.stack([v for v, _ in found]), per, resamples=resamples)
+
+
+def comparisons(results: Mapping[str, Any]) -> list[Comparison]:
+    """All pairs that the study compares, and every cell with its start, corrected together.
+
+    Args:
+        results: What results.json holds.
+    """
+    study, runs = results["study"], results["runs"]
+    axis, against = study["compare"]["axis"], study["compare"]["against"]
+    starts = start_cells(runs)
+    found: list[Comparison] = []
+    seen: set[tuple[str, ...]] = set()
+    for matching in (m["name"] for m in study["matching"]):
+        known = [cell for cell in cells(runs, matching) if cell.runs]
+        pairs = [(s, c) for c in known if (s := start_of(c, starts)) is not None]
+        pairs += [_ordered(a, b, axis, against) for a, b in itertools.combinations(known, 2) if _comparable(a, b, axis, against)]
+        for first, second in pairs:
+            # Runs that serve two matchings are tested once: a test repeated would be corrected for twice.
+            names = (*(r["name"] for r in first.runs), "/", *(r["name"] for r in second.runs))
+            if names in seen:
+                continue
+            seen.add(names)
+            for test in study["tests"]:
+                found += _compare(first, second, matching, test, study)
+    corrected = holm([one.found.p_value for one in found])
+    return [Comparison(**{**one.__dict__, "corrected": p}) for one, p in zip(found, corrected, strict=True)]
+
+
+def _comparable(first: Cell, second: Cell, axis: str, against: str) -> bool:
+    differing = {a for a in first.axes if first.axes[a] != second.axes.get(a)}
+    return differing == {axis} and (not against or against in (first.axes[axis], second.axes[axis]))
+
+
+def _ordered(first: Cell, second: Cell, axis: str, against: str) -> tuple[Cell, Cell]:
+    """The one that others are compared with comes second: a positive difference speaks for it."""
+    return (second, first) if against and first.axes[axis] == against else (first, second)
+
+
+def _compare(first: Cell, second: Cell, matching: str, test: str, study: Mapping[str, Any]) -> list[Comparison]:
+    found = []
+    label = "start" if first.runs[0]["role"] == "start" else first.label
+    for metric in study["metrics"] or tested_metrics([*first.runs, *second.runs], test):
+        sides = _paired_runs(first, second)
+        known = [(values(a, test, metric), values(b, test, metric)) for a, b in sides]
+        same = all(dig(a, "tests", test, "prompts") == dig(b, "tests", test, "prompts") for a, b in sides)
+        usable = [(a, b) for a, b in known if a is not None and b is not None]
+        if not same or not usable or not all(np.isfinite(v).any() for pair in usable for v, _ in pair):
+            continue
+        (one, one_per), (two, two_per) = (_stacked([pair[side] for pair in usable]) for side in (0, 1))
+        tested = paired(one, two, (one_per, two_per), resamples=study["resamples"])
+        lost = max(len(second.runs) + len(second.failed), len(usable)) - len(usable)
+        note = f"{lost} seeds without a partner" if lost else ""
+        found.append(Comparison(matching, test, metric, label, second.label, tested, note=note))
+    return found
+
+
+def _paired_runs(first: Cell, second: Cell) -> list[tuple[Run, Run]]:
+    """Runs of the same seed; a starting checkpoint is the partner of every run."""
+    if first.runs[0]["role"] == "start":
+        return [(first.runs[0], run) for run in second.runs]
+    by_seed = {run["axes"].get(SEED): run for run in first.runs}
+    return [(by_seed[s], run) for run in second.runs if (s := run["axes"].get(SEED)) in by_seed]
+
+
+def _stacked(
+    columns: Sequence[tuple[NDArray[np.float64], NDArray[np.float64] | None]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    per = [p for _, p in columns if p is not None]
+    return np.stack([v for v, _ in columns]), np.stack(per) if per else None
+
+
+def side_drops(run: Run) -> dict[str, tuple[float, float]]:
+    """Side metric -> its value before training and after."""
+    curves = {name: points for name, points in (run.get("curves") or {}).items() if name.startswith("side/") and points}
+    return {name.removeprefix("side/"): (points[0][1], points[-1][1]) for name, points in curves.items()}

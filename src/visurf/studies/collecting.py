@@ -1,0 +1,127 @@
+"""From job folders to results.json: numbers of every run, per-prompt measures packed, failures with their error. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from visurf.config import load_config
+from visurf.naming import look_up
+from visurf.studies.columns import pack
+from visurf.studies.costs import read_metrics, run_costs
+from visurf.studies.grid import Job
+from visurf.tasks import TASKS, Task
+
+# A curve of a run is thinned to so many points.
+_POINTS = 40
+
+
+def collect(job: Job, out: Path, metrics: Sequence[str]) -> dict[str, Any]:
+    """Everything about a job that results.json keeps, as JSON values.
+
+    Args:
+        job: What was run.
+        out: The study's folder.
+        metrics: Whose per-prompt measures are kept; none for the headline of each test's task.
+    """
+    folder = out / job.folder
+    status = {"status": "failed", "stage": "tuning", "error": job.error} if job.error else _read(folder / "status.json")
+    found: dict[str, Any] = {
+        "role": job.role,
+        "name": job.name,
+        "axes": dict(job.axes),
+        "chosen": dict(job.chosen),
+        "matching": list(job.matching),
+        **(status or {"status": "not run"}),
+    }
+    if job.error:
+        return found
+    if job.role != "start":
+        rows = read_metrics(folder / "train" / "metrics.jsonl")
+        config = load_config(folder / "run.yaml") if (folder / "run.yaml").exists() else job.config
+        if rows:
+            found |= {"steps": len(rows), "costs": run_costs(rows, config), "curves": curves(rows)}
+    found["tests"] = {name: measured for name in job.tests if (measured := _test(folder / "tests" / name, metrics)) is not None}
+    return _finite(found)
+
+
+def score(job: Job, out: Path, metric: str) -> float | None:
+    """The validation metric of a tuning job, or None where it failed."""
+    folder = out / job.folder / "tests" / "validation"
+    summary = _read(folder / "summary.json")
+    if summary is None:
+        return None
+    name = metric or task_of(folder).headline
+    if name not in summary:
+        raise ValueError(f"tuning.metric: the validation set has no {name!r}; it has {', '.join(summary)}")
+    value = float(summary[name])
+    return None if math.isnan(value) else value
+
+
+def task_of(test: Path) -> Task:
+    """The task of a measured test, by the recipe beside it."""
+    return look_up(load_config(test.with_suffix(".yaml")).task.name, TASKS, "task")
+
+
+def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
+    """Validation and side metrics of a run by step, whole, and reward, parts and thinking at so many steps as fit."""
+    found: dict[str, list[list[float]]] = {}
+    every = max(1, math.ceil(len(rows) / _POINTS))
+    for name in sorted({n for row in rows for n in row}):
+        if name.startswith(("validation/", "side/")):
+            found[name] = [[row["step"], _round(row[name])] for row in rows if row.get(name) is not None]
+        elif name.startswith("reward/") or name in ("rollout/tokens", "policy/entropy", "label/advantage", "parse/failed"):
+            chunks = [rows[i : i + every] for i in range(0, len(rows), every)]
+            means = [(c[-1]["step"], [r[name] for r in c if name in r]) for c in chunks]
+            found[name] = [[step, _round(math.fsum(v) / len(v))] for step, v in means if v]
+    return found
+
+
+def _test(folder: Path, metrics: Sequence[str]) -> dict[str, Any] | None:
+    summary = _read(folder / "summary.json")
+    if summary is None:
+        return None
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    task = task_of(folder)
+    names = [name for name in (*metrics, task.headline) if name in task.metrics]
+    digest = hashlib.blake2b("\n".join(r["id"] for r in records).encode(), digest_size=8).hexdigest()
+    columns = {name: packed for name in dict.fromkeys(names) if (packed := _column(task, name, records)) is not None}
+    columns["thinking"] = {"value": pack([r["measures"]["thinking"] for r in records])}
+    columns["tokens"] = {"value": pack([float(r["tokens"]) for r in records])}
+    return {"summary": {k: _round(v) for k, v in summary.items()}, "prompts": digest, "columns": columns}
+
+
+def _column(task: Task, name: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The per-prompt parts of a metric; None for a statistic, which has none."""
+    metric = task.metrics[name]
+    if metric.statistic is not None or not metric.applies(records):
+        return None
+    above = [r["measures"].get(metric.measure) for r in records]
+    if metric.at_least is not None:
+        above = [None if v is None else float(v >= metric.at_least) for v in above]
+    found = {"value": pack(above)}
+    if metric.denominator:
+        found["per"] = pack([None if v is None else r["measures"][metric.denominator] for v, r in zip(above, records, strict=True)])
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return found
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,54 @@
+"""What a run cost: prompts, optimiser steps, tokens, floating-point operations, seconds. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from visurf.config import Config
+
+UNITS = ("samples", "updates", "tokens", "flops", "seconds")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; none where there is no file, and without a last line that was cut off."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def run_costs(rows: Sequence[Mapping[str, Any]], config: Config) -> dict[str, float]:
+    """What a run's steps cost in every unit; those of one step where there are no more rows.
+
+    Args:
+        rows: Of its metrics.jsonl. `tokens` are those that went through the network in training and those sampled; `flops` are
+            left out where the rows do not know them.
+        config: Its settings.
+
+    >>> from visurf.config import Config
+    >>> run_costs([{"train/tokens": 10, "rate/tokens": 4.0, "time/step": 5.0, "train/flops": 7.0}], Config())
+    {'samples': 16.0, 'updates': 1.0, 'tokens': 20.0, 'seconds': 5.0, 'flops': 7.0}
+    """
+    found = {
+        "samples": float(len(rows) * config.prompts_per_step),
+        "updates": float(len(rows) * config.inner_steps),
+        # The rate counts trained and sampled tokens over the seconds of the step.
+        "tokens": float(round(sum(r["rate/tokens"] * r["time/step"] for r in rows))),
+        "seconds": float(sum(r["time/step"] for r in rows)),
+    }
+    if all("train/flops" in r for r in rows):
+        found["flops"] = float(sum(r["train/flops"] for r in rows))
+    return found
+
+
+def cost_per_step(rows: Sequence[Mapping[str, Any]], config: Config) -> dict[str, float]:
+    """The mean cost of a step; empty without steps."""
+    return {unit: total / len(rows) for unit, total in run_costs(rows, config).items()} if rows else {}
