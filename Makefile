@@ -13,7 +13,7 @@ sys.exit(open(sys.argv[1]).readline().strip() != here)
 endef
 export FITS
 
-.PHONY: install demo test lint types unit bench bench-install soak audit clean
+.PHONY: install demo reproduce test lint types unit bench bench-install soak audit clean
 
 install: $(STAMP)
 
@@ -46,6 +46,19 @@ types: install
 
 unit: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+
+# The papers in miniature (docs/results/papers-in-miniature.md). Hours on 2 cores, and it goes on where it stood; with QUICK=1 one seed, half
+# the steps and fewer questions, about 10 minutes, good for directions only.
+STUDIES := studies/table1/*.yaml studies/ablation/*.yaml studies/rivals/*.yaml studies/visual_rft/*.yaml studies/reassessing/*.yaml
+reproduce: install
+ifdef QUICK
+	OMP_NUM_THREADS=1 $(BIN)/python studies/run.py studies/table1/*.yaml studies/ablation/nonobject.yaml --quick --out runs/papers-quick --results runs/papers-quick/results
+	$(BIN)/python studies/page.py --results runs/papers-quick/results --print
+else
+	OMP_NUM_THREADS=1 $(BIN)/python studies/run.py studies/tuning/*.yaml --out runs/papers --results docs/results/papers
+	OMP_NUM_THREADS=1 $(BIN)/python studies/run.py $(STUDIES) --out runs/papers --results docs/results/papers
+	$(BIN)/python studies/page.py
+endif
 
 # The rival of the speed measurements, and the measurements themselves (about half an hour on 2 quiet cores).
 bench-install: install

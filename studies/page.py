@@ -134,6 +134,27 @@ def study_table(name: str, columns: Sequence[tuple[str, str, str]], command: str
     return write
 
 
+def tuning(found: Results) -> str:
+    """Validation gIoU of every paradigm at every learning rate, and which rate is chosen."""
+    names = ("tuning-nonobject", "tuning-reasoning")
+    if any(name not in found for name in names):
+        return NOT_RUN.format("python studies/run.py studies/tuning/*.yaml")
+    seen: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        for run in found[name]["runs"]:
+            if run["role"] == "run" and run["status"] == "done":
+                rates = seen.setdefault(run["axes"]["paradigm"], {})
+                rates.setdefault(run["axes"]["optimizer.lr"], []).append(value(run, "validation", "giou"))
+    rates = list(dict.fromkeys(rate for row in seen.values() for rate in row))
+    lines = []
+    for paradigm, row in seen.items():
+        means = {rate: float(np.mean(row[rate])) for rate in rates}
+        best = max(means, key=means.__getitem__)
+        lines.append([paradigm, *(" / ".join(f"{100 * v:.1f}" for v in row[rate]) for rate in rates), best])
+    head = ["validation gIoU (non-object / reasoning)", *rates, "chosen"]
+    return markdown(head, lines)
+
+
 _SIDE = (("side: clean counting", "side_counting", "accuracy"), ("side: clean finding", "side_finding", "box_iou"))
 _NONOBJECT = (
     ("gIoU", "held_out", "giou"),
@@ -150,6 +171,7 @@ _REASONING = (
 )
 _RUN = "python studies/run.py studies/{}.yaml"
 TABLES: dict[str, Callable[[Results], str]] = {
+    "tuning": tuning,
     "table1": table1,
     "table1-nonobject": study_table("table1-nonobject", _NONOBJECT, _RUN.format("table1/nonobject")),
     "table1-reasoning": study_table("table1-reasoning", _REASONING, _RUN.format("table1/reasoning")),

@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+import yaml
 
 from visurf.studies.grid import Job, run_jobs, start_jobs
 from visurf.studies.plan import SEED
@@ -33,6 +36,21 @@ def prepare(path: Path, out: Path) -> tuple[Progress, list[Job]]:
     progress.runs = run_jobs(study, base, {}, {})
     progress.starts = start_jobs(study, progress.runs)
     return progress, [*progress.starts, *progress.runs]
+
+
+def quick(path: Path, folder: Path) -> Path:
+    """A smaller copy of a study: its first seed, half the steps, at most 100 questions a test. Good for directions only."""
+    values = yaml.safe_load(path.read_text())
+    base = path.parent / values["base"]
+    values["base"] = str(base.resolve())
+    steps = {**yaml.safe_load(base.read_text()), **values.get("settings", {})}["steps"]
+    values.setdefault("settings", {})["steps"] = steps // 2
+    values["axes"]["seed"] = values["axes"]["seed"][:1]
+    text = re.sub(r"count=(\d+)&seed=9", lambda m: f"count={min(int(m[1]), 100)}&seed=9", yaml.safe_dump(values, sort_keys=False))
+    found = folder / path.parent.name / path.name
+    found.parent.mkdir(parents=True, exist_ok=True)
+    found.write_text(text)
+    return found
 
 
 def finished(job: Job, folder: Path) -> bool:
@@ -88,10 +106,12 @@ def main() -> None:
     parser.add_argument("studies", type=Path, nargs="+", metavar="STUDY.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs/papers"))
     parser.add_argument("--minutes", type=float, default=0, help="start no run after so many minutes; 0: no limit")
+    parser.add_argument("--quick", action="store_true", help="one seed, half the steps, fewer questions")
     parser.add_argument("--results", type=Path, help="also write NAME.json here, without indentation")
     options = parser.parse_args()
     began = time.monotonic()
-    studies = [prepare(path, options.out / f"{path.parent.name}-{path.stem}") for path in options.studies]
+    files = [quick(path, options.out / "studies") if options.quick else path for path in options.studies]
+    studies = [prepare(path, options.out / f"{path.parent.name}-{path.stem}") for path in files]
     queue = [(progress, job) for progress, jobs in studies for job in jobs]
     queue.sort(key=lambda item: (item[1].role != "start", int(item[1].axes.get(SEED, 0))))
     # What every fork needs, imported once.
@@ -108,8 +128,8 @@ def main() -> None:
         start = time.monotonic()
         code = forked(job, folder, work)
         said = "failed, see run.log" if code else f"{time.monotonic() - start:.0f} s"
-        print(f"{number}/{len(queue)} {progress.out.name} {job.name}: {said}", flush=True)
-    for (progress, _), path in zip(studies, options.studies, strict=True):
+        print(time.strftime("%H:%M:%S"), f"{number}/{len(queue)} {progress.out.name} {job.name}: {said}", flush=True)
+    for (progress, _), path in zip(studies, files, strict=True):
         results = _results(progress, path, {})
         write_results(results, progress.out, print)
         if options.results:

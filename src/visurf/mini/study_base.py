@@ -49,7 +49,7 @@ MIXTURE = (
 NAMED, GRAINY = 4, 4
 # Scenes in which only existence, colour and number are asked: their grain and crowd reach into the shifted domain.
 EXISTENCE = Domain(objects=(3, 7), radius=(4.0, 9.0), noise=0.0)
-STEPS, LEARNING_RATE = 2600, 1.5e-3
+STEPS, LEARNING_RATE = 1800, 1.5e-3
 OPTIONS: Mapping[str, Mapping[str, str]] = {"detection": {"confidence": "size"}}
 
 
