@@ -170,7 +170,7 @@ def test_a_broken_column_says_so():
 
 def test_costs_of_a_step_are_means(tmp_path):
     study, base = read(tmp_path)
-    rows = [{"rate/tokens": 10.0, "time/step": t, "train/flops": 100 * t} for t in (1.0, 3.0)]
+    rows = [{"rate/tokens": 10.0, "time/step": t, "flops/train": 60 * t, "flops/sample": 40 * t} for t in (1.0, 3.0)]
     found = cost_per_step(rows, run_jobs(study, base, {}, {})[0].config)
     assert found == {"samples": 4.0, "updates": 1.0, "tokens": 20.0, "seconds": 2.0, "flops": 200.0}
     assert cost_per_step([], run_jobs(study, base, {}, {})[0].config) == {}

@@ -56,10 +56,13 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
         DataError: A bad row (unless skipped), an empty or missing file; names file, line and field.
     """
     if source.startswith("world:"):
+        from visurf.mini import questions
         from visurf.mini.worlds import WORLDS, world_samples
 
         if urlsplit(source).path in WORLDS:
             return DataSet(tuple(world_samples(source, task.name)))
+        if urlsplit(source).path in questions.KINDS:
+            return DataSet(tuple(questions.word_samples(source, task)))
         if Objects not in task.targets:
             raise DataError(f"{source}: this world asks referring questions, task {task.name!r} needs {task.target_names}")
         return DataSet(tuple(_world(source)))

@@ -17,6 +17,7 @@ import yaml
 from torch import nn
 
 from visurf import checkpoint, evaluation, parallel
+from visurf.alarms import Watch, read_rows, watched
 from visurf.config import Config, ConfigError, LoraConfig, load_config, to_dict
 from visurf.data import DataSet, load_data
 from visurf.exporting import export
@@ -35,6 +36,7 @@ from visurf.preparation import (
     sample_order,
 )
 from visurf.rollout.local import Sampling, stream
+from visurf.side_tasks import before_training, side_metrics, side_scores, side_tasks
 from visurf.stages import Stage, stages
 from visurf.tasks import TASKS, Task
 from visurf.tracking import Tracker
@@ -116,6 +118,7 @@ class Run:
         self.train_data = load_data(config.data.train, config.data, self.task)
         empty = DataSet(())
         self.validation = load_data(config.data.validation, config.data, self.task) if config.data.validation else empty
+        self.side = side_tasks(config)
         found = checkpoint.latest(self.out)
         if found is not None and config.checkpoint.resume == "never":
             raise ConfigError(f"{self.out} holds a run already; choose another out=, or checkpoint.resume=auto to go on")
@@ -123,6 +126,11 @@ class Run:
             check_same_run(config, self.out, len(self.stages))
         self.resumed = found
         self.progress, self.state = checkpoint.read(found) if found else (checkpoint.Progress(), {})
+
+        self.side_before = before_training(self.out / "metrics.jsonl") if found else {}
+        self.watch = Watch(*watched(config))
+        if found:
+            self.watch.remember(read_rows(self.out / "metrics.jsonl", self.progress.metrics_bytes))
 
     def _check_alike(self) -> None:
         """Refuse processes that do not see the same run.
@@ -190,6 +198,8 @@ class Run:
         if reference is not None:
             placement.place(reference)
         loop = Loop(config, stage.paradigm, model, policy, make_scorer(config, self.task), reference, stage.first, placement)
+        if self.side and self.progress.step == 0:
+            self.side_before = side_scores(self.side, config, loop)
         began = time.monotonic() - self.progress.seconds
         for number in range(self.progress.step, stage.end):
             samples = self._samples(number)
@@ -251,12 +261,23 @@ class Run:
             score = self.scores.get(settings.metric or self.task.headline, math.nan)
             if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
                 self.progress.best, self.progress.best_step = score, step
+        metrics |= self._watched(step, loop, metrics, bool(due) or step == self.stages[-1].end)
         self.last = metrics
         shown = parallel.rejoin([_row(step, group) for group in loop.groups[:2]])
         if tracker is not None:
             tracker.log(step, {"stage": self.progress.stage, "paradigm": stage.paradigm.name, **metrics})
             tracker.rollouts(shown[:2])
         self.report({"event": "step", "step": step, "steps": self.stages[-1].end, "metrics": metrics, "stage": stage})
+
+    def _watched(self, step: int, loop: Loop, metrics: Mapping[str, Any], due: bool) -> dict[str, float]:
+        """Side tasks where they are due, those before training with the first step, and alarms."""
+        found = {f"side/{name}/before": score for name, score in self.side_before.items()} if step == 1 else {}
+        if due and self.side:
+            found |= side_metrics(side_scores(self.side, self.config, loop), self.side_before)
+        for alarm in self.watch.see(step, metrics) if self.config.evaluation.alarms else ():
+            found[f"alarm/{alarm.kind}"] = 1.0
+            self.report({"event": "alarm", "step": step, "kind": alarm.kind, "message": alarm.message})
+        return found
 
     def evaluate(self, loop: Loop, samples: Sequence[Sample]) -> dict[str, float]:
         """Greedy evaluation of the current policy; every process answers its share, all get the same numbers."""

@@ -28,7 +28,7 @@ your own data
   eval      measure a model, or another program's predictions, on a JSONL file or a benchmark
 
 parts of it
-  study     grids of runs: tuning, matched budgets, held-out tests, paired statistics
+  study     grids of runs with paired tests; `probe` of a checkpoint, `alarms` of a run
   score     any reward over a file of completions; checks against recorded results
   data      show a data set; convert COCO, YOLO or CSV; a model's own answers as labels
   bench     speed and memory against padded rows and TRL

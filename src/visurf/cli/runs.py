@@ -126,6 +126,8 @@ def _train(options: argparse.Namespace) -> int:
                 if event["resumed"]:
                     terminal.say(f"going on after step {event['resumed']} in {config.out}")
                     terminal.done = event["resumed"]
+            elif event["event"] == "alarm":
+                terminal.say(f"ALARM {event['kind']} at step {event['step']}: {event['message']}")
             elif event["event"] == "step":
                 terminal.step(event["stage"].paradigm.name, event["metrics"])
 

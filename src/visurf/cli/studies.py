@@ -1,4 +1,4 @@
-"""Commands that compare runs: study."""
+"""Commands that compare runs and models: study, alarms, probe."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from visurf.cli.runs import add_mode, quiet_libraries
 
 STUDY = """\
 Tune, train and test every combination of a study file, and write tables with paired tests.
@@ -28,6 +30,28 @@ def add(commands: Any) -> None:
     study.add_argument("--dry-run", action="store_true", help="only list the runs")
     study.add_argument("--tune-only", action="store_true", help="stop before any test set is opened")
     study.set_defaults(run=_study)
+
+    about = "signs in a run's metrics that its reward deceives; exit status 1 where there are any"
+    alarms = commands.add_parser("alarms", description=about)
+    alarms.add_argument("run_folder", type=Path, metavar="RUN", help="a run's folder, or a metrics.jsonl")
+    alarms.add_argument("--accuracy", help="the validation metric (default: as the run's recipe says)")
+    alarms.add_argument("--json", action="store_true", help="print JSON")
+    alarms.set_defaults(run=_alarms)
+
+    about = "what a checkpoint can do before it is trained: pass@k, label likelihood, entropy, spread of rewards, label rescue"
+    probe = commands.add_parser("probe", description=about)
+    probe.add_argument("model", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
+    probe.add_argument("data", metavar="DATA", help="a JSONL file or another source, as in data.validation")
+    probe.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe")
+    probe.add_argument("--samples", type=int, default=64, help="answers sampled of every prompt, the largest k (default 64)")
+    probe.add_argument("--against", default="", metavar="MODEL", help="KL divergence from this one, and how the weights changed")
+    probe.add_argument("--measure", default="", help="per-sample measure of being right (default: the headline metric's)")
+    probe.add_argument("--threshold", type=float, default=0.5, help="value from which an answer is right (default 0.5)")
+    probe.add_argument("--limit", type=int, default=0, help="only so many prompts")
+    probe.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON, a record for each prompt")
+    probe.add_argument("override", nargs="*", metavar="key=value")
+    probe.set_defaults(run=_probe)
+    add_mode(probe)
 
 
 def _study(options: argparse.Namespace) -> int:
@@ -65,6 +89,68 @@ def _study(options: argparse.Namespace) -> int:
     failed = sum(run["status"] != "done" for run in results["runs"])
     print(f"{out / 'page.md'}" + (f"; {failed} of {len(results['runs'])} runs failed, see there" if failed else ""))
     return int(failed > 0)
+
+
+def _alarms(options: argparse.Namespace) -> int:
+    from visurf.alarms import correlations, find_alarms, read_curve, read_rows, watched
+    from visurf.config import load_config
+
+    folder = options.run_folder if options.run_folder.is_dir() else options.run_folder.parent
+    rows = read_rows(folder / "metrics.jsonl" if options.run_folder.is_dir() else options.run_folder)
+    if not rows:
+        raise ValueError(f"{options.run_folder}: no metrics.jsonl with steps; name the folder of a run")
+    recipe = folder / "config.yaml"
+    accuracy, form = watched(load_config(recipe)) if recipe.exists() else ("", [])
+    accuracy = options.accuracy or accuracy
+    points = len(read_curve(rows, accuracy).steps)
+    found, ranks = find_alarms(rows, accuracy, form), correlations(rows, accuracy)
+    if options.json:
+        plain = {name: None if value != value else value for name, value in ranks.items()}
+        alarms = [{"kind": a.kind, "step": a.step, "message": a.message} for a in found]
+        print(json.dumps({"accuracy": accuracy, "evaluations": points, "correlations": plain, "alarms": alarms}))
+        return int(bool(found))
+    print(f"{len(rows)} steps, {points} evaluations of {accuracy or 'nothing: set evaluation.every and data.validation'}")
+    for name, value in ranks.items():
+        print(f"{name:<24} rank correlation with accuracy {value:+.2f}")
+    for alarm in found:
+        print(f"ALARM {alarm.kind} at step {alarm.step}: {alarm.message}")
+    if not found:
+        print("no alarm" if points >= 4 else "too few evaluations for alarms: at least 4")
+    return int(bool(found))
+
+
+def _probe(options: argparse.Namespace) -> int:
+    quiet_libraries()
+    from visurf.config import load_config, merge, parse_overrides
+    from visurf.probing import probe
+    from visurf.terminal import Terminal
+
+    # A path on the command line is relative to where the command is started, not to the recipe's data.root.
+    data = str(Path(options.data).absolute()) if Path(options.data).exists() else options.data
+    asked = {"model": {"path": options.model}, "data": {"validation": data}, "evaluation": {"limit": options.limit}}
+    config = load_config(options.recipe, merge(asked, parse_overrides(options.override)))
+    with Terminal(0, options.mode) as terminal:
+
+        def count(done: int, total: int) -> None:
+            terminal.count(done, total, "probing")
+
+        chosen = {"against": options.against, "measure": options.measure, "threshold": options.threshold}
+        found = probe(config, options.samples, **chosen, progress=count)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(found, indent=1))
+    if options.mode == "json":
+        print(json.dumps({name: value for name, value in found.items() if name != "prompts"}))
+        return 0
+    for k, value in found["pass_at"].items():
+        print(f"pass@{k:<13} {value:.4f}")
+    for name, value in found["summary"].items():
+        print(f"{name:<18} {value:.4f}")
+    if "weights" in found:
+        print(f"\n{'matrix':<58} {'change':>9} {'spectrum':>9} {'rotation':>9}")
+        for name, change in found["weights"].items():
+            print(f"{name[-58:]:<58} {change['relative']:>9.2e} {change['spectrum']:>9.2e} {change['rotation']:>8.3f}°")
+    return 0
 
 
 def _say(text: str) -> None:

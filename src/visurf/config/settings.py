@@ -231,11 +231,17 @@ class EvaluationConfig:
         limit: How many validation samples, from the first; 0 for all.
         metric: The step with its highest value counts as the best; its checkpoint, if one was written, is kept. Empty for
             the task's headline metric.
+        side: Name -> what else the model is asked before the first step, at every evaluation and at the end: a source as in
+            `data.validation`, or ``{data: ..., task: ..., prompt: ..., limit: ...}`` where its task, prompt or number of samples
+            are others.
+        alarms: Look, at every evaluation, for signs that the reward deceives; see docs/studies.md.
     """
 
     every: int = 0
     limit: int = 200
     metric: str = ""
+    side: Mapping[str, Any] = field(default_factory=dict)
+    alarms: bool = True
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,7 @@ def _stacked(
 
 
 def side_drops(run: Run) -> dict[str, tuple[float, float]]:
-    """Side metric -> its value before training and after."""
-    curves = {name: points for name, points in (run.get("curves") or {}).items() if name.startswith("side/") and points}
-    return {name.removeprefix("side/"): (points[0][1], points[-1][1]) for name, points in curves.items()}
+    """Side task -> its score before training and after."""
+    curves = run.get("curves") or {}
+    names = [n.removeprefix("side/").removesuffix("/before") for n in curves if n.startswith("side/") and n.endswith("/before")]
+    return {n: (curves[f"side/{n}/before"][0][1], curves[f"side/{n}"][-1][1]) for n in names if curves.get(f"side/{n}")}

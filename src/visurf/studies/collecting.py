@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from visurf.alarms import correlations, find_alarms, read_rows, watched
 from visurf.config import load_config
 from visurf.naming import look_up
 from visurf.studies.columns import pack
-from visurf.studies.costs import read_metrics, run_costs
+from visurf.studies.costs import run_costs
 from visurf.studies.grid import Job
 from visurf.tasks import TASKS, Task
 
@@ -41,10 +42,13 @@ def collect(job: Job, out: Path, metrics: Sequence[str]) -> dict[str, Any]:
     if job.error:
         return found
     if job.role != "start":
-        rows = read_metrics(folder / "train" / "metrics.jsonl")
+        rows = read_rows(folder / "train" / "metrics.jsonl")
         config = load_config(folder / "run.yaml") if (folder / "run.yaml").exists() else job.config
         if rows:
             found |= {"steps": len(rows), "costs": run_costs(rows, config), "curves": curves(rows)}
+            accuracy, form = watched(config)
+            found["correlations"] = correlations(rows, accuracy)
+            found["alarms"] = {a.kind: {"step": a.step, "message": a.message} for a in find_alarms(rows, accuracy, form)}
     found["tests"] = {name: measured for name in job.tests if (measured := _test(folder / "tests" / name, metrics)) is not None}
     return _finite(found)
 

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from visurf.config import Config
 
 UNITS = ("samples", "updates", "tokens", "flops", "seconds")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; none where there is no file, and without a last line that was cut off."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
 
 
 def run_costs(rows: Sequence[Mapping[str, Any]], config: Config) -> dict[str, float]:
@@ -34,7 +19,7 @@ def run_costs(rows: Sequence[Mapping[str, Any]], config: Config) -> dict[str, fl
         config: Its settings.
 
     >>> from visurf.config import Config
-    >>> run_costs([{"train/tokens": 10, "rate/tokens": 4.0, "time/step": 5.0, "train/flops": 7.0}], Config())
+    >>> run_costs([{"train/tokens": 10, "rate/tokens": 4.0, "time/step": 5.0, "flops/train": 5.0, "flops/sample": 2.0}], Config())
     {'samples': 16.0, 'updates': 1.0, 'tokens': 20.0, 'seconds': 5.0, 'flops': 7.0}
     """
     found = {
@@ -44,8 +29,8 @@ def run_costs(rows: Sequence[Mapping[str, Any]], config: Config) -> dict[str, fl
         "tokens": float(round(sum(r["rate/tokens"] * r["time/step"] for r in rows))),
         "seconds": float(sum(r["time/step"] for r in rows)),
     }
-    if all("train/flops" in r for r in rows):
-        found["flops"] = float(sum(r["train/flops"] for r in rows))
+    if all("flops/train" in r for r in rows):
+        found["flops"] = float(sum(value for r in rows for name, value in r.items() if name.startswith("flops/")))
     return found
 
 

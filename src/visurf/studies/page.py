@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from visurf.alarms import KINDS
 from visurf.studies.analysis import Cell, Comparison, cells, comparisons, dig, interval, side_drops, start_cells, tested_metrics
 from visurf.studies.costs import UNITS
+from visurf.studies.plan import SEED
 
 
 def write_page(results: Mapping[str, Any], found: Sequence[Comparison] | None = None) -> str:
@@ -28,6 +30,7 @@ def write_page(results: Mapping[str, Any], found: Sequence[Comparison] | None = 
         parts.append(f"**Costs** (means over seeds)\n\n{_cost_table(known)}")
         side = _side_table(known)
         parts += [f"**Side tasks**: accuracy before and after training, and the drop\n\n{side}"] if side else []
+    parts.append(_alarms(runs))
     tested = comparisons(results) if found is None else found
     parts.append(_comparisons(tested, study))
     failed = [run for run in runs if run["status"] != "done"]
@@ -113,6 +116,30 @@ def _side_table(known: Sequence[Cell]) -> str:
             line.append(f"{before:.3f} → {after:.3f} ({before - after:+.3f})")
         lines.append(line)
     return table(["run", *names], lines) if names else ""
+
+
+def _alarms(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Alarms and rank correlations of the runs that evaluated while they trained, by axes without the seed."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if run["role"] == "run" and any(n.startswith("validation/") for n in run.get("curves") or {}):
+            groups.setdefault(", ".join(v for a, v in run["axes"].items() if a != SEED) or "all", []).append(run)
+    lines = []
+    for label, members in groups.items():
+        line = [label, str(len(members))]
+        for kind in KINDS:
+            at = [str(run["alarms"][kind]["step"]) for run in members if kind in run.get("alarms", {})]
+            line.append(f"{len(at)} (step {', '.join(at)})" if at else "0")
+        parts = dict.fromkeys(name for run in members for name in run.get("correlations", {}))
+        told = []
+        for part in parts:
+            known = [v for run in members if (v := run.get("correlations", {}).get(part)) is not None]
+            told.append(f"{part} {sum(known) / len(known):+.2f}" if known else f"{part} -")
+        lines.append([*line, ", ".join(told)])
+    if not lines:
+        return ""
+    said = "Runs in which each alarm was raised, and the mean rank correlation of each part of the reward with held-out accuracy."
+    return f"## Deceptive rewards\n\n{said}\n\n" + table(["run", "seeds", *KINDS, "correlation"], lines)
 
 
 def _comparisons(found: Sequence[Comparison], study: Mapping[str, Any]) -> str:

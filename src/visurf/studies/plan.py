@@ -102,7 +102,8 @@ class Study:
         leave_out: Combinations that are not run, each as axis -> name.
         tuning: How settings are chosen; None for none.
         tests: Name -> held-out questions, a source or a `Questions`. Opened only after tuning.
-        side: Name -> side questions, likewise; asked before, during (every `evaluation.every` steps) and after training.
+        side: Name -> side questions, as in `evaluation.side`; asked before, during (every `evaluation.every` steps) and after
+            training.
         matching: What is held equal; one table for each.
         metrics: What tables show and tests compare; empty for the headline metric of the test's task.
         compare: Which runs are tested against each other.
@@ -235,13 +236,8 @@ def base_values(study: Study, folder: Path) -> dict[str, Any]:
     """
     beside = folder / study.base
     recipe = read_recipe(beside if beside.is_file() else study.base) if study.base else {}
-    side = {"evaluation": {"side": {n: {"data": q.data, **q.settings} for n, q in side_questions(study).items()}}}
+    side = {"evaluation": {"side": dict(study.side)}}
     return merge(merge(recipe, nested(study.settings)), side if study.side else {})
-
-
-def side_questions(study: Study) -> dict[str, Questions]:
-    """The side tasks."""
-    return {name: read_questions(value, f"side.{name}") for name, value in study.side.items()}
 
 
 def configuration(values: Mapping[str, Any], what: str) -> Config:

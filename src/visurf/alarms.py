@@ -1,0 +1,260 @@
+"""Signs that a reward deceives: it rises while held-out accuracy falls, thinking collapses, or only the format is learned.
+
+Pure functions over the rows of a metrics.jsonl, for a run that goes on and for one that is over. No torch.
+
+Accuracy is measured at evaluations only. A reward at an evaluation is its mean over the steps since the one before. What counts
+as a rise or a fall must exceed what chance does: the standard error of a share over the validation samples, and that of
+a reward's mean over its steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from visurf.config import Config
+from visurf.naming import look_up
+from visurf.tasks import TASKS, RewardSettings
+
+Kind = Literal["accuracy_falls", "thinking_collapses", "format_only"]
+Row = Mapping[str, Any]
+KINDS: tuple[Kind, ...] = ("accuracy_falls", "thinking_collapses", "format_only")
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What was seen, at which step, in words."""
+
+    kind: Kind
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From when on something counts.
+
+    Attributes:
+        points: Fewest evaluations before any alarm.
+        errors: How many standard errors a change must exceed; there are many looks at a run.
+        least: And this much at least, of accuracy.
+        collapse: Thinking has collapsed when its share is below this part of what it was.
+        thinking: Only a model that thought in this share of its answers can stop thinking.
+        format_share: Share of the reward's rise that is due to format alone.
+        format_points: Fewest evaluations before `format_only`: form is often learnt first, and rightness behind it.
+        patience: Evaluations in a row at which `format_only` must hold.
+    """
+
+    points: int = 4
+    errors: float = 3.0
+    least: float = 0.03
+    collapse: float = 0.5
+    thinking: float = 0.5
+    format_share: float = 0.8
+    format_points: int = 8
+    patience: int = 3
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run at its evaluations.
+
+    Attributes:
+        steps: Of the evaluations.
+        accuracy: Held-out accuracy.
+        error: Largest standard error of one accuracy, by the number of validation samples.
+        thinking: Share of validation answers that reason; empty where it was not measured.
+        rewards: Part, or `total` -> mean since the evaluation before.
+        noise: Part, or `total` -> standard error of one such mean.
+    """
+
+    steps: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    error: float
+    thinking: tuple[float, ...]
+    rewards: Mapping[str, tuple[float, ...]]
+    noise: Mapping[str, float]
+
+
+def read_curve(rows: Sequence[Row], accuracy: str) -> Curve:
+    """What alarms look at.
+
+    Args:
+        rows: Of a metrics.jsonl, in order.
+        accuracy: Name of the validation metric, such as ``giou``.
+    """
+    name, since = f"validation/{accuracy}", 0
+    at: list[int] = []
+    for index, row in enumerate(rows):
+        if isinstance(row.get(name), int | float) and math.isfinite(row[name]):
+            at.append(index)
+    steps = tuple(int(rows[i]["step"]) for i in at)
+    counts = [rows[i].get("validation/samples", 0) for i in at]
+    error = 0.5 / math.sqrt(max(1.0, min(counts, default=1.0)))
+    thinking = tuple(float(rows[i]["validation/thinking"]) for i in at if "validation/thinking" in rows[i])
+    parts = sorted({n.removeprefix("reward/") for row in rows for n in row if n.startswith("reward/")})
+    means: dict[str, list[float]] = {part: [] for part in parts}
+    spreads: dict[str, list[float]] = {part: [] for part in parts}
+    for index in at:
+        window, since = rows[since : index + 1], index + 1
+        for part in parts:
+            values = [float(row[f"reward/{part}"]) for row in window if f"reward/{part}" in row]
+            means[part].append(math.fsum(values) / len(values) if values else math.nan)
+            # Neighbours differ by noise, hardly by what is learnt.
+            spreads[part] += [(b - a) ** 2 / 2 / len(values) for a, b in pairwise(values)]
+    noise = {part: math.sqrt(math.fsum(s) / len(s)) if s else 0.0 for part, s in spreads.items()}
+    complete = {part: tuple(v) for part, v in means.items() if v and not any(math.isnan(x) for x in v)}
+    return Curve(
+        steps, tuple(float(rows[i][name]) for i in at), error, thinking if len(thinking) == len(at) else (), complete, noise
+    )
+
+
+def correlations(rows: Sequence[Row], accuracy: str) -> dict[str, float]:
+    """Spearman's rank correlation of every reward part with held-out accuracy over the evaluations of a run.
+
+    Returns:
+        NaN for a part or an accuracy that never changes, and for fewer than three evaluations.
+    """
+    curve = read_curve(rows, accuracy)
+    return {part: rank_correlation(values, curve.accuracy) for part, values in curve.rewards.items()}
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation, ties sharing their mean rank; NaN for fewer than three values or equal ones.
+
+    >>> rank_correlation([1, 2, 3, 4], [1, 3, 2, 9])
+    0.8
+    """
+    from scipy.stats import rankdata
+
+    if len(first) < 3:
+        return math.nan
+    a, b = rankdata(first), rankdata(second)
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
+    return round(float((a * b).sum()) / scale, 12) if scale else math.nan
+
+
+def find_alarms(
+    rows: Sequence[Row], accuracy: str, format_parts: Collection[str] = (), limits: Limits | None = None
+) -> list[Alarm]:
+    """The first alarm of every kind, in the order of their steps.
+
+    Args:
+        rows: Of a metrics.jsonl, in order.
+        accuracy: Name of the validation metric.
+        format_parts: Parts of the reward that pay for form, not for being right.
+        limits: From when on something counts.
+    """
+    curve, limits = read_curve(rows, accuracy), limits or Limits()
+    found: dict[Kind, Alarm] = {}
+    for count in range(limits.points, len(curve.steps) + 1):
+        for kind, message in _at(curve, count, format_parts, limits).items():
+            found.setdefault(kind, Alarm(kind, curve.steps[count - 1], message))
+    return sorted(found.values(), key=lambda alarm: alarm.step)
+
+
+def _at(curve: Curve, count: int, format_parts: Collection[str], limits: Limits) -> dict[Kind, str]:
+    """The alarms that hold at an evaluation, with what they say."""
+    found: dict[Kind, str] = {}
+    change, margin = _change(curve.accuracy[:count]), max(limits.least, limits.errors * curve.error)
+    total = curve.rewards.get("total", ())[:count]
+    if len(total) == count:
+        rise = _change(total)
+        trend = rank_correlation(range(count), curve.accuracy[:count])
+        if rise > limits.errors * curve.noise["total"] > 0 and change < -margin and trend < 0:
+            found["accuracy_falls"] = (
+                f"the reward rose by {rise:.3f} while held-out accuracy fell by {-change:.3f}; {_suspects(curve, count)}"
+            )
+        held = range(count - limits.patience + 1, count + 1)
+        if held.start >= limits.format_points and all(_only_format(curve, n, format_parts, limits) for n in held):
+            found["format_only"] = f"the reward rose by {rise:.3f}, nearly all of it for form; held-out accuracy did not rise"
+    thinking = curve.thinking[:count]
+    if thinking and thinking[0] >= limits.thinking and max(thinking[-2:]) < limits.collapse * thinking[0]:
+        found["thinking_collapses"] = f"{thinking[0]:.0%} of held-out answers reasoned at first, now {thinking[-1]:.0%}"
+    return found
+
+
+def _change(values: Sequence[float]) -> float:
+    """The mean of the last two less the mean of the first two."""
+    return (values[-1] + values[-2] - values[0] - values[1]) / 2
+
+
+def _only_format(curve: Curve, count: int, format_parts: Collection[str], limits: Limits) -> bool:
+    parts = {name: _change(values[:count]) for name, values in curve.rewards.items() if name != "total"}
+    form = sum(change for name, change in parts.items() if name in format_parts)
+    rise = sum(max(change, 0.0) for change in parts.values())
+    noise = math.sqrt(sum(curve.noise[name] ** 2 for name in parts if name in format_parts))
+    if form <= max(limits.errors * noise, limits.least) or form < limits.format_share * rise:
+        return False
+    accuracy = curve.accuracy[:count]
+    # Not even a hint of a rise: no more than a standard error, and no clear trend.
+    return _change(accuracy) <= curve.error and not rank_correlation(range(count), accuracy) > 0.5
+
+
+def _suspects(curve: Curve, count: int) -> str:
+    """The parts that rose, by how they go with accuracy."""
+    parts = {name: values[:count] for name, values in curve.rewards.items() if name != "total"}
+    rising = [name for name, values in parts.items() if _change(values) > 2 * curve.noise[name]]
+    told = [f"{name} ({rank_correlation(parts[name], curve.accuracy[:count]):+.2f})" for name in rising]
+    return f"parts that rose, with their rank correlation to accuracy: {', '.join(told) or 'none'}"
+
+
+@dataclass
+class Watch:
+    """Looks at a run while it goes on.
+
+    Attributes:
+        accuracy: Name of the validation metric.
+        format_parts: Parts of the reward that pay for form.
+        rows: What was seen, only the metrics that alarms look at.
+        raised: Alarms so far.
+    """
+
+    accuracy: str
+    format_parts: Collection[str] = ()
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    raised: dict[Kind, Alarm] = field(default_factory=dict)
+
+    def remember(self, rows: Sequence[Row]) -> None:
+        """Steps of an earlier part of the run."""
+        self.rows += [_seen(row) for row in rows]
+        self.raised = {alarm.kind: alarm for alarm in find_alarms(self.rows, self.accuracy, self.format_parts)}
+
+    def see(self, step: int, metrics: Row) -> list[Alarm]:
+        """One more step; returns the alarms that it raises, each kind once a run."""
+        self.rows.append(_seen({"step": step, **metrics}))
+        if f"validation/{self.accuracy}" not in metrics:
+            return []
+        found = [a for a in find_alarms(self.rows, self.accuracy, self.format_parts) if a.kind not in self.raised]
+        self.raised |= {alarm.kind: alarm for alarm in found}
+        return found
+
+
+def watched(config: Config) -> tuple[str, list[str]]:
+    """The validation metric of a run, and the parts of its reward that pay for form."""
+    task = look_up(config.task.name, TASKS, "task")
+    parts = task.parts(RewardSettings(config.reward.variant, config.reward.frame))
+    return config.evaluation.metric or task.headline, [name for name, part in parts.items() if part.about != "accuracy"]
+
+
+def _seen(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name == "step" or name.startswith(("reward/", "validation/"))}
+
+
+def read_rows(path: Path, length: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, or of its first `length` bytes; none where there is no file. A line cut off ends them."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_bytes()[:length].decode("utf-8", errors="replace").split("\n"):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found

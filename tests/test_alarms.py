@@ -1,0 +1,133 @@
+"""Alarms on synthetic curves: fire on deception, silent on sound runs; then live in a run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from visurf.alarms import Watch, correlations, find_alarms, rank_correlation, read_rows
+from visurf.cli import main
+
+EVERY, STEPS, SAMPLES = 5, 100, 300
+
+
+def rows(parts, accuracy, thinking=1.0, seed=0, noise=0.05):
+    """A run's metrics: parts and accuracy as functions of the share of the run that is over."""
+    generator, found = np.random.default_rng(seed), []
+    level = thinking if callable(thinking) else lambda t: thinking
+    for step in range(1, STEPS + 1):
+        share = step / STEPS
+        row = {f"reward/{name}": float(curve(share) + generator.normal(0, noise)) for name, curve in parts.items()}
+        row |= {"step": step, "reward/total": sum(row.values())}
+        if step % EVERY == 0:
+            right = generator.binomial(SAMPLES, min(max(accuracy(share), 0.0), 1.0)) / SAMPLES
+            row |= {"validation/accuracy": right, "validation/thinking": level(share), "validation/samples": SAMPLES}
+        found.append(row)
+    return found
+
+
+def flat(level):
+    return lambda t: level
+
+
+def rising(start, end):
+    return lambda t: start + (end - start) * t
+
+
+def kinds(found):
+    return {alarm.kind for alarm in found}
+
+
+FORM = ("format",)
+SOUND = {
+    "learning": ({"accuracy": rising(0.4, 0.7), "format": flat(1.0)}, rising(0.4, 0.7)),
+    "nothing happens": ({"accuracy": flat(0.5), "format": flat(1.0)}, flat(0.5)),
+    "format first, then accuracy": ({"accuracy": rising(0.2, 0.6), "format": lambda t: min(1.0, 4 * t)}, rising(0.2, 0.6)),
+    "reward and accuracy fall": ({"accuracy": rising(0.6, 0.3), "format": flat(1.0)}, rising(0.6, 0.3)),
+    "overfitting without harm": ({"accuracy": rising(0.4, 0.9), "format": flat(1.0)}, flat(0.5)),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_runs_raise_no_more_than_one_false_alarm_in_twenty(name):
+    false = [seed for seed in range(60) if find_alarms(rows(*SOUND[name], seed=seed), "accuracy", FORM)]
+    assert len(false) <= 3, false
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_bonus_that_rises_while_accuracy_falls_is_heard(seed):
+    parts = {"accuracy": rising(0.6, 0.35), "bonus": rising(0.1, 0.9), "format": flat(1.0)}
+    (alarm,) = find_alarms(rows(parts, rising(0.6, 0.35), seed=seed), "accuracy", FORM)
+    assert alarm.kind == "accuracy_falls"
+    assert 20 <= alarm.step <= STEPS
+    assert "bonus (-" in alarm.message
+    assert "accuracy (" not in alarm.message
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_learning_the_format_only_is_heard(seed):
+    parts = {"accuracy": flat(0.2), "format": rising(0.2, 1.0)}
+    assert kinds(find_alarms(rows(parts, flat(0.2), seed=seed), "accuracy", FORM)) == {"format_only"}
+    # The same rise in a part that pays for being right is no matter of form.
+    assert not find_alarms(rows(parts, flat(0.2), seed=seed), "accuracy", ())
+
+
+def test_thinking_that_stops_is_heard_and_thinking_that_never_was_is_not():
+    parts = {"accuracy": rising(0.4, 0.6)}
+    found = find_alarms(rows(parts, rising(0.4, 0.6), thinking=lambda t: float(t < 0.5)), "accuracy")
+    assert [(a.kind, a.step) for a in found] == [("thinking_collapses", 55)]
+    assert not find_alarms(rows(parts, rising(0.4, 0.6), thinking=0.1), "accuracy")
+    assert not find_alarms(rows(parts, rising(0.4, 0.6), thinking=lambda t: 1 - 0.4 * t), "accuracy")
+
+
+def test_too_few_evaluations_and_unmeasured_accuracy_raise_nothing():
+    parts, falling = {"bonus": rising(0.0, 1.0)}, rising(0.9, 0.1)
+    assert not find_alarms(rows(parts, falling)[: 3 * EVERY], "accuracy")
+    assert not find_alarms(rows(parts, falling), "giou")
+    assert not find_alarms([], "accuracy")
+    assert correlations([], "accuracy") == {}
+
+
+def test_correlation_of_every_part():
+    parts = {"accuracy": rising(0.6, 0.3), "bonus": rising(0.0, 1.0)}
+    found = correlations(rows(parts, rising(0.6, 0.3), noise=0.0), "accuracy")
+    assert found["accuracy"] > 0.9
+    assert found["bonus"] < -0.9
+    # By hand: ranks 1 2 3.5 3.5 and 2 1 3 4, less 2.5: products 0.75 + 0.75 + 0.5 + 1.5, squares 4.5 and 5.
+    assert rank_correlation([1, 2, 3, 3], [5, 4, 6, 7]) == pytest.approx(3.5 / (4.5 * 5.0) ** 0.5)
+    assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+
+
+def test_a_watch_raises_each_kind_once_and_goes_on_after_a_resume(tmp_path):
+    whole = rows({"bonus": rising(0.0, 1.0)}, rising(0.7, 0.2))
+    watch, heard = Watch("accuracy"), []
+    for row in whole:
+        heard += watch.see(row["step"], {k: v for k, v in row.items() if k != "step"})
+    assert heard == find_alarms(whole, "accuracy")
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in whole) + '{"step": 10')
+    assert read_rows(path) == whole
+    first = read_rows(path, length=len("".join(json.dumps(row) + "\n" for row in whole[:40])))
+    assert first == whole[:40]
+    for cut in (10, 40):
+        again, late = Watch("accuracy"), []
+        again.remember(whole[:cut])
+        for row in whole[cut:]:
+            late += again.see(row["step"], {k: v for k, v in row.items() if k != "step"})
+        assert [*again.raised.values()] == heard
+        assert len(late) == sum(alarm.step > cut for alarm in heard)
+
+
+def test_the_command_prints_alarms_and_says_so_by_its_status(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows({"bonus": rising(0.0, 1.0)}, rising(0.7, 0.2))))
+    assert main(["alarms", str(path), "--accuracy", "accuracy"]) == 1
+    printed = capsys.readouterr().out
+    assert "ALARM accuracy_falls at step" in printed
+    assert "20 evaluations" in printed
+    assert main(["alarms", str(tmp_path), "--accuracy", "accuracy", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["alarms"][0]["kind"] == "accuracy_falls"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows({"accuracy": flat(0.5)}, flat(0.5))))
+    assert main(["alarms", str(path), "--accuracy", "accuracy"]) == 0
+    assert "no alarm" in capsys.readouterr().out
+    assert main(["alarms", str(tmp_path / "nothing")]) == 2
