@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from visurf.config import to_dict
 from visurf.studies.grid import Job, run_jobs, start_jobs
 from visurf.studies.plan import SEED
 from visurf.studies.running import Workers, freeze, is_trained
@@ -53,10 +55,27 @@ def quick(path: Path, folder: Path) -> Path:
     return found
 
 
+def alike(job: Job) -> str:
+    """What two jobs have in common that would give the same results."""
+    values = {name: value for name, value in to_dict(job.config).items() if name not in ("out", "threads")}
+    tests = {name: [asked.data, dict(asked.settings)] for name, asked in sorted(job.tests.items())}
+    return json.dumps([job.role, values, tests], sort_keys=True, default=str)
+
+
+def take_over(folder: Path, done: Path) -> None:
+    """Copy a finished run of another study that is this one's too: weights, log and answers, without checkpoints."""
+    shutil.copytree(done, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints", "run.yaml", "*.yaml"))
+
+
 def finished(job: Job, folder: Path) -> bool:
     """Whether a job has been trained and measured."""
     trained = job.role == "start" or is_trained(folder)
     return trained and all((folder / "tests" / name / "summary.json").exists() for name in job.tests)
+
+
+def in_time(job: Job, seeds: int) -> bool:
+    """Whether a job's turn is now, when only the first seeds are run."""
+    return job.role == "start" or not seeds or int(job.axes.get(SEED, 0)) < seeds
 
 
 def work(job: Job, folder: Path) -> None:
@@ -106,27 +125,35 @@ def main() -> None:
     parser.add_argument("studies", type=Path, nargs="+", metavar="STUDY.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs/papers"))
     parser.add_argument("--minutes", type=float, default=0, help="start no run after so many minutes; 0: no limit")
+    parser.add_argument("--seeds", type=int, default=0, help="only so many seeds now, from the first; 0: all")
     parser.add_argument("--quick", action="store_true", help="one seed, half the steps, fewer questions")
     parser.add_argument("--results", type=Path, help="also write NAME.json here, without indentation")
     options = parser.parse_args()
     began = time.monotonic()
     files = [quick(path, options.out / "studies") if options.quick else path for path in options.studies]
     studies = [prepare(path, options.out / f"{path.parent.name}-{path.stem}") for path in files]
-    queue = [(progress, job) for progress, jobs in studies for job in jobs]
+    queue = [(progress, job) for progress, jobs in studies for job in jobs if in_time(job, options.seeds)]
     queue.sort(key=lambda item: (item[1].role != "start", int(item[1].axes.get(SEED, 0))))
     # What every fork needs, imported once.
     import visurf.studies.measure
     import visurf.training  # noqa: F401
 
+    known: dict[str, Path] = {}
     for number, (progress, job) in enumerate(queue, 1):
         folder = progress.out / job.folder
         freeze(job, progress.out, threads=1)
         if finished(job, folder):
+            known[alike(job)] = folder
+            continue
+        if alike(job) in known:
+            take_over(folder, known[alike(job)])
             continue
         if options.minutes and time.monotonic() - began > 60 * options.minutes:
             break
         start = time.monotonic()
         code = forked(job, folder, work)
+        if not code:
+            known[alike(job)] = folder
         said = "failed, see run.log" if code else f"{time.monotonic() - start:.0f} s"
         print(time.strftime("%H:%M:%S"), f"{number}/{len(queue)} {progress.out.name} {job.name}: {said}", flush=True)
     for (progress, _), path in zip(studies, files, strict=True):
