@@ -44,7 +44,7 @@ def value(run: dict[str, Any], test: str, metric: str) -> float:
 def runs_of(results: dict[str, Any], name: str, axis: str = "paradigm") -> dict[str, dict[str, Any]]:
     """Seed -> run that is done, for one value of an axis; the start under every seed for ``baseline``."""
     if name == "baseline":
-        return {"": run for run in results["runs"] if run["role"] == "start"}
+        return dict.fromkeys([""], next(run for run in results["runs"] if run["role"] == "start"))
     chosen = (r for r in results["runs"] if r["role"] == "run" and r["status"] == "done" and r["axes"][axis] == name)
     return {run["axes"]["seed"]: run for run in chosen}
 
@@ -134,25 +134,27 @@ def study_table(name: str, columns: Sequence[tuple[str, str, str]], command: str
     return write
 
 
-def tuning(found: Results) -> str:
-    """Validation gIoU of every paradigm at every learning rate, and which rate is chosen."""
-    names = ("tuning-nonobject", "tuning-reasoning")
-    if any(name not in found for name in names):
-        return NOT_RUN.format("python studies/run.py studies/tuning/*.yaml")
+def tuning_rows(found: Results) -> list[list[str]]:
+    """For every paradigm its validation gIoU on both tasks at every learning rate and, last, the rate with the best mean."""
     seen: dict[str, dict[str, list[float]]] = {}
-    for name in names:
+    for name in ("tuning-nonobject", "tuning-reasoning"):
         for run in found[name]["runs"]:
             if run["role"] == "run" and run["status"] == "done":
                 rates = seen.setdefault(run["axes"]["paradigm"], {})
                 rates.setdefault(run["axes"]["optimizer.lr"], []).append(value(run, "validation", "giou"))
-    rates = list(dict.fromkeys(rate for row in seen.values() for rate in row))
     lines = []
     for paradigm, row in seen.items():
-        means = {rate: float(np.mean(row[rate])) for rate in rates}
-        best = max(means, key=means.__getitem__)
-        lines.append([paradigm, *(" / ".join(f"{100 * v:.1f}" for v in row[rate]) for rate in rates), best])
-    head = ["validation gIoU (non-object / reasoning)", *rates, "chosen"]
-    return markdown(head, lines)
+        best = max(row, key=lambda rate: float(np.mean(row[rate])))
+        lines.append([paradigm, *(" / ".join(f"{100 * v:.1f}" for v in values) for values in row.values()), best])
+    return lines
+
+
+def tuning(found: Results) -> str:
+    """The table of `tuning_rows`."""
+    if any(name not in found for name in ("tuning-nonobject", "tuning-reasoning")):
+        return NOT_RUN.format("python studies/run.py studies/tuning/*.yaml")
+    rates = [str(rate) for rate in found["tuning-nonobject"]["study"]["axes"]["optimizer.lr"]]
+    return markdown(["validation gIoU (non-object / reasoning)", *rates, "chosen"], tuning_rows(found))
 
 
 _SIDE = (("side: clean counting", "side_counting", "accuracy"), ("side: clean finding", "side_finding", "box_iou"))

@@ -155,7 +155,7 @@ def main() -> None:
         if not code:
             known[alike(job)] = folder
         said = "failed, see run.log" if code else f"{time.monotonic() - start:.0f} s"
-        print(time.strftime("%H:%M:%S"), f"{number}/{len(queue)} {progress.out.name} {job.name}: {said}", flush=True)
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {number}/{len(queue)} {progress.out.name} {job.name}: {said}\n")
     for (progress, _), path in zip(studies, files, strict=True):
         results = _results(progress, path, {})
         write_results(results, progress.out, print)

@@ -117,7 +117,7 @@ def build_tokenizer(*, wide: bool = False) -> PreTrainedTokenizerFast:
     """
     words = [*WORDS, *(str(n) for n in range(101))]
     vocabulary = [*SPECIAL, *FRAGMENTS, *MARKS, *words, *(f" {w}" for w in words)]
-    fragments = FRAGMENTS
+    fragments: tuple[str, ...] = FRAGMENTS
     if wide:
         fragments = (*FRAGMENTS, *WIDE_FRAGMENTS)
         vocabulary += [*WIDE_FRAGMENTS, *WIDE_WORDS, *(f" {w}" for w in WIDE_WORDS), *(str(n) for n in COORDINATES)]

@@ -62,7 +62,7 @@ SURFACES = World(
     ("anomaly_yes_no", "yes_no"),
     {
         "clean": Surface(period=(6.0, 9.0), defect=(8.0, 12.0), strength=(0.4, 0.12), noise=0.03),
-        "faint": Surface(period=(4.0, 10.0), defect=(5.0, 9.0), strength=(0.22, 0.03), noise=0.08),
+        "mild": Surface(period=(5.5, 9.5), defect=(7.0, 11.0), strength=(0.35, 0.09), noise=0.04),
         "subtle": Surface(period=(5.0, 10.0), defect=(6.0, 10.0), strength=(0.3, 0.06), noise=0.05),
     },
     draw,
