@@ -172,7 +172,48 @@ _REASONING = (
     *_SIDE,
 )
 _RUN = "python studies/run.py studies/{}.yaml"
+HEADLINES = {study: (test, metric) for _, study, test, metric in reversed(COLUMNS)}
+
+
+def rewards_and_accuracy(found: Results) -> str:
+    """Whether reward rose and held-out accuracy with it, over all reinforced runs of the main table."""
+    from visurf.alarms import rank_correlation
+
+    lines = []
+    for name in ("rlvr", "sft_then_rlvr", "visurf"):
+        rises, gains = [], []
+        for study, (test, metric) in HEADLINES.items():
+            results = found.get(f"table1-{study}")
+            if results is None:
+                continue
+            start = value(runs_of(results, "baseline")[""], test, metric)
+            for run in runs_of(results, name).values():
+                reward = [point[1] for point in run["curves"]["reward/total"]]
+                rises.append(float(np.mean(reward[-5:]) - np.mean(reward[:5])))
+                gains.append(value(run, test, metric) - start)
+        if rises:
+            up = [gain for rise, gain in zip(rises, gains, strict=True) if rise > 0]
+            worse = sum(gain < 0 for gain in up)
+            lines.append([name, str(len(rises)), str(len(up)), str(worse), f"{rank_correlation(rises, gains):+.2f}"])
+    if not lines:
+        return NOT_RUN.format("python studies/run.py studies/table1/*.yaml")
+    head = ["", "runs", "reward rose", "of these accuracy below the baseline's", "rank correlation of the two changes"]
+    return markdown(head, lines)
+
+
+_VISUAL_RFT = "python studies/run.py studies/visual_rft/{}.yaml"
+_REASSESSING = "python studies/run.py studies/reassessing/{}.yaml"
+_ACCURACY = (("accuracy", "held_out", "accuracy"), ("reasons", "held_out", "thinking"))
+_BOTH = (("pictures", "pictures", "accuracy"), ("words", "words", "accuracy"))
+_AP = (("AP, known pairs", "known", "ap"), ("AP, held-out pairs", "novel", "ap"), ("IoU, held-out pairs", "novel", "iou"))
 TABLES: dict[str, Callable[[Results], str]] = {
+    "classification": study_table("visual_rft-classification", _ACCURACY, _VISUAL_RFT.format("classification")),
+    "detection": study_table("visual_rft-detection", _AP, _VISUAL_RFT.format("detection")),
+    "weaker": study_table("reassessing-weaker", _ACCURACY, _REASSESSING.format("weaker")),
+    "scale": study_table("reassessing-scale", _ACCURACY, _REASSESSING.format("scale")),
+    "modalities": study_table("reassessing-modalities", _BOTH, _REASSESSING.format("modalities")),
+    "rewards": rewards_and_accuracy,
+    "abandoned": study_table("abandoned-anomaly", (("ROC-AUC", "held_out", "roc_auc"),), _RUN.format("abandoned/anomaly")),
     "tuning": tuning,
     "table1": table1,
     "table1-nonobject": study_table("table1-nonobject", _NONOBJECT, _RUN.format("table1/nonobject")),

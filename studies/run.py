@@ -138,12 +138,12 @@ def main() -> None:
     import visurf.studies.measure
     import visurf.training  # noqa: F401
 
-    known: dict[str, Path] = {}
+    done = [(job, progress.out / job.folder) for progress, job in queue]
+    known = {alike(job): folder for job, folder in done if finished(job, folder)}
     for number, (progress, job) in enumerate(queue, 1):
         folder = progress.out / job.folder
         freeze(job, progress.out, threads=1)
         if finished(job, folder):
-            known[alike(job)] = folder
             continue
         if alike(job) in known:
             take_over(folder, known[alike(job)])
