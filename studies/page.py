@@ -201,6 +201,20 @@ def rewards_and_accuracy(found: Results) -> str:
     return markdown(head, lines)
 
 
+def alarms(found: Results) -> str:
+    """How many reinforced runs of the main table raised an alarm, by paradigm and kind."""
+    runs = found.get("papers-alarms", {}).get("runs", [])
+    if not runs:
+        return NOT_RUN.format("python studies/false_alarms.py runs/papers docs/results/papers-alarms.json")
+    lines = []
+    for name in dict.fromkeys(run["paradigm"] for run in runs):
+        own = [run for run in runs if run["paradigm"] == name]
+        kinds = [alarm["kind"] for run in own for alarm in run["alarms"]]
+        told = ", ".join(f"{kind}: {kinds.count(kind)}" for kind in dict.fromkeys(kinds)) or "none"
+        lines.append([name, str(len(own)), str(sum(bool(run["alarms"]) for run in own)), told])
+    return markdown(["", "runs", "with an alarm", "alarms"], lines)
+
+
 _VISUAL_RFT = "python studies/run.py studies/visual_rft/{}.yaml"
 _REASSESSING = "python studies/run.py studies/reassessing/{}.yaml"
 _ACCURACY = (("accuracy", "held_out", "accuracy"), ("reasons", "held_out", "thinking"))
@@ -213,6 +227,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "scale": study_table("reassessing-scale", _ACCURACY, _REASSESSING.format("scale")),
     "modalities": study_table("reassessing-modalities", _BOTH, _REASSESSING.format("modalities")),
     "rewards": rewards_and_accuracy,
+    "alarms": alarms,
     "abandoned": study_table("abandoned-anomaly", (("ROC-AUC", "held_out", "roc_auc"),), _RUN.format("abandoned/anomaly")),
     "tuning": tuning,
     "table1": table1,
@@ -242,7 +257,9 @@ def fill(page: str, found: Results) -> str:
 
 def read(folder: Path) -> Results:
     """Name of a study -> its results."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    beside = folder.parent / "papers-alarms.json"
+    return found | ({"papers-alarms": {"runs": json.loads(beside.read_text())}} if beside.exists() else {})
 
 
 def main() -> int:
