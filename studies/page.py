@@ -235,6 +235,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "table1-reasoning": study_table("table1-reasoning", _REASONING, _RUN.format("table1/reasoning")),
     "ablation-nonobject": study_table("ablation-nonobject", _NONOBJECT, _RUN.format("ablation/nonobject")),
     "ablation-reasoning": study_table("ablation-reasoning", _REASONING, _RUN.format("ablation/reasoning")),
+    "stages-nonobject": study_table("stages-nonobject", _NONOBJECT, _RUN.format("stages/nonobject")),
     "rivals-nonobject": study_table("rivals-nonobject", _NONOBJECT, _RUN.format("rivals/nonobject")),
     "rivals-reasoning": study_table("rivals-reasoning", _REASONING, _RUN.format("rivals/reasoning")),
 }

@@ -58,6 +58,9 @@ def quick(path: Path, folder: Path) -> Path:
 def alike(job: Job) -> str:
     """What two jobs have in common that would give the same results."""
     values = {name: value for name, value in to_dict(job.config).items() if name not in ("out", "threads")}
+    if job.role == "start":
+        # A model as it was depends on nothing of the training.
+        values = {name: values[name] for name in ("model", "task", "reward")} | {"max_tokens": values["rollout"]["max_tokens"]}
     tests = {name: [asked.data, dict(asked.settings)] for name, asked in sorted(job.tests.items())}
     return json.dumps([job.role, values, tests], sort_keys=True, default=str)
 

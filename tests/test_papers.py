@@ -58,6 +58,10 @@ def test_every_paradigm_has_one_learning_rate_everywhere_and_tuning_chose_it():
     for path in STUDIES:
         if path.parent.name != "tuning":
             for job in plan(path)[4]:
+                if job.config.stages:
+                    for stage in job.config.stages:
+                        assert stage.override["optimizer.lr"] == float(chosen[stage.paradigm])
+                    continue
                 name = job.config.paradigm
                 rate = chosen.get(name, chosen["visurf"])
                 assert job.config.optimizer.lr == float(rate), (path, name)
