@@ -56,6 +56,7 @@ ifdef QUICK
 	$(BIN)/python studies/page.py --results runs/papers-quick/results --print
 else
 	OMP_NUM_THREADS=1 $(BIN)/python studies/run.py studies/tuning/*.yaml --out runs/papers --results docs/results/papers
+	test -d studies/weak_base || OMP_NUM_THREADS=1 $(BIN)/python -m visurf.mini.study_base --out runs/weak_base --steps 600 --export studies/weak_base
 	OMP_NUM_THREADS=1 $(BIN)/python studies/run.py $(STUDIES) --out runs/papers --results docs/results/papers
 	$(BIN)/python studies/false_alarms.py runs/papers docs/results/papers-alarms.json
 	$(BIN)/python studies/curves.py docs/results/papers/ablation-nonobject.json docs/results/papers-curves.png
