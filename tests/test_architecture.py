@@ -20,6 +20,7 @@ TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control"
 TORCH_FREE += ("groups", "scoring", "paradigms", "mixing", "naming", "config", "data", "segmenter", "sam2", "mask_reward", "cli")
 TORCH_FREE += ("judging", "predictions", "detection_scores", "demonstrations", "row_file", "picture_files", "accounting")
 TORCH_FREE += ("score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
+TORCH_FREE += ("alarms", "studies", "mini.questions")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
 MAY_IMPORT = {
@@ -53,6 +54,9 @@ MUST_NOT_IMPORT = {
     "predictions": ("models", "policy", "evaluation", "training", "cli"),
     "tasks": ("benchmarks", "models", "loop"),
     "fixtures": ("cli", "training", "loop"),
+    "alarms": ("cli", "training", "studies"),
+    "probing": ("cli", "training", "studies"),
+    "side_tasks": ("cli", "training", "studies"),
     "score_rewards": ("cli", "training", "fixtures"),
     "segmenter": ("tasks", "rewards", "scoring", "models"),
 }

@@ -3,8 +3,8 @@
 Pure functions over the rows of a metrics.jsonl, for a run that goes on and for one that is over. No torch.
 
 Accuracy is measured at evaluations only. A reward at an evaluation is its mean over the steps since the one before. What counts
-as a rise or a fall must exceed what chance does: the standard error of a share over the validation samples, and that of
-a reward's mean over its steps.
+as a rise or a fall must exceed what chance does: for accuracy what neighbouring evaluations differ by, at most the standard
+error of a share over the validation samples; for rewards what neighbouring steps differ by.
 """
 
 from __future__ import annotations
@@ -162,14 +162,18 @@ def find_alarms(
 def _at(curve: Curve, count: int, format_parts: Collection[str], limits: Limits) -> dict[Kind, str]:
     """The alarms that hold at an evaluation, with what they say."""
     found: dict[Kind, str] = {}
-    change, margin = _change(curve.accuracy[:count]), max(limits.least, limits.errors * curve.error)
-    total = curve.rewards.get("total", ())[:count]
-    if len(total) == count:
-        rise = _change(total)
-        trend = rank_correlation(range(count), curve.accuracy[:count])
-        if rise > limits.errors * curve.noise["total"] > 0 and change < -margin and trend < 0:
+    accuracy = curve.accuracy[:count]
+    change, margin = _change(accuracy), max(limits.least, limits.errors * _error(curve, count))
+    if "total" in curve.rewards:
+        rise, noise = _change(curve.rewards["total"][:count]), curve.noise["total"]
+        rising = _rising(curve, count, limits)
+        # A part that rises is what the policy is led by, whatever the others lose, unless the whole reward is lost too.
+        led = rise > limits.errors * noise or (rising and rise > -limits.errors * noise)
+        if led and noise > 0 and change < -margin and rank_correlation(range(count), accuracy) < 0:
+            parts = ", ".join(f"{name} ({rank:+.2f})" for name, rank in rising.items()) or "none"
             found["accuracy_falls"] = (
-                f"the reward rose by {rise:.3f} while held-out accuracy fell by {-change:.3f}; {_suspects(curve, count)}"
+                f"held-out accuracy fell by {-change:.3f} while the reward changed by {rise:+.3f}; "
+                f"parts that rose, with their rank correlation to accuracy: {parts}"
             )
         held = range(count - limits.patience + 1, count + 1)
         if held.start >= limits.format_points and all(_only_format(curve, n, format_parts, limits) for n in held):
@@ -197,12 +201,22 @@ def _only_format(curve: Curve, count: int, format_parts: Collection[str], limits
     return _change(accuracy) <= curve.error and not rank_correlation(range(count), accuracy) > 0.5
 
 
-def _suspects(curve: Curve, count: int) -> str:
-    """The parts that rose, by how they go with accuracy."""
-    parts = {name: values[:count] for name, values in curve.rewards.items() if name != "total"}
-    rising = [name for name, values in parts.items() if _change(values) > 2 * curve.noise[name]]
-    told = [f"{name} ({rank_correlation(parts[name], curve.accuracy[:count]):+.2f})" for name in rising]
-    return f"parts that rose, with their rank correlation to accuracy: {', '.join(told) or 'none'}"
+def _rising(curve: Curve, count: int, limits: Limits) -> dict[str, float]:
+    """The parts that rose, with their rank correlation to accuracy."""
+    found = {}
+    for name, values in curve.rewards.items():
+        change = _change(values[:count])
+        if name != "total" and change > limits.errors * curve.noise[name] and change > 0:
+            found[name] = rank_correlation(values[:count], curve.accuracy[:count])
+    return found
+
+
+def _error(curve: Curve, count: int) -> float:
+    """Standard error of one accuracy: of a share, or less where enough evaluations of the same samples differ by less."""
+    if count < 8:
+        return curve.error
+    squares = [(b - a) ** 2 / 2 for a, b in pairwise(curve.accuracy[:count])]
+    return min(curve.error, math.sqrt(math.fsum(squares) / len(squares)))
 
 
 @dataclass

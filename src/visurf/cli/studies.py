@@ -111,7 +111,7 @@ def _alarms(options: argparse.Namespace) -> int:
         return int(bool(found))
     print(f"{len(rows)} steps, {points} evaluations of {accuracy or 'nothing: set evaluation.every and data.validation'}")
     for name, value in ranks.items():
-        print(f"{name:<24} rank correlation with accuracy {value:+.2f}")
+        print(f"{name:<24} rank correlation with accuracy {'-' if value != value else format(value, '+.2f')}")
     for alarm in found:
         print(f"ALARM {alarm.kind} at step {alarm.step}: {alarm.message}")
     if not found:

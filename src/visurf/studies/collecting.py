@@ -97,7 +97,12 @@ def _test(folder: Path, metrics: Sequence[str]) -> dict[str, Any] | None:
     columns = {name: packed for name in dict.fromkeys(names) if (packed := _column(task, name, records)) is not None}
     columns["thinking"] = {"value": pack([r["measures"]["thinking"] for r in records])}
     columns["tokens"] = {"value": pack([float(r["tokens"]) for r in records])}
-    return {"summary": {k: _round(v) for k, v in summary.items()}, "prompts": digest, "columns": columns}
+    found = {"summary": {k: _round(v) for k, v in summary.items()}, "prompts": digest, "columns": columns}
+    probed = _read(folder / "probe.json")
+    if probed is not None:
+        found["probe"] = {**probed["summary"], "pass_at": probed["pass_at"], "rollouts": probed["rollouts"]}
+        found["pass_rate"] = pack([r["right"] / probed["rollouts"] if r["applies"] else None for r in probed["prompts"]])
+    return found
 
 
 def _column(task: Task, name: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -15,6 +15,9 @@ from visurf.studies.plan import SEED, Matching, Questions, Study, Tuning, config
 Role = Literal["tuning", "pilot", "start", "run"]
 FOLDERS: dict[Role, str] = {"tuning": "tuning", "pilot": "pilots", "start": "starts", "run": "runs"}
 
+# Settings of a reward that say what a policy is led to, not how its answers are judged.
+_LEADING = ("functions", "weights", "variant", "time_limit", "on_error")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -29,6 +32,7 @@ class Job:
         chosen: Dotted settings that tuning chose, or tries.
         matching: Names of the matchings that it belongs to.
         error: Why it cannot be run; empty for a job that can.
+        probe: Sampled answers of every test question, see `visurf.probing`; 0 for none.
     """
 
     role: Role
@@ -39,6 +43,7 @@ class Job:
     chosen: Mapping[str, Any] = field(default_factory=dict)
     matching: tuple[str, ...] = ()
     error: str = ""
+    probe: int = 0
 
     @property
     def folder(self) -> str:
@@ -187,13 +192,20 @@ def start_jobs(study: Study, runs: Iterable[Job]) -> list[Job]:
             for axis, value in first.axes.items()
             if axis != SEED and all(j.axes[axis] == value for j in members) and len(groups) > 1
         }
-        found.append(Job("start", _name(shared.values()) or "start", shared, first.values, first.tests))
+        # A model as it was is not led by rewards: its metrics do not need those of a run.
+        values = {**first.values, "reward": {k: v for k, v in _reward(first.values).items() if k not in _LEADING}}
+        found.append(Job("start", _name(shared.values()) or "start", shared, values, first.tests, probe=study.probe))
     return found
+
+
+def _reward(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(values.get("reward") or {})
 
 
 def _judged_by(config: Config, study: Study) -> str:
     values = to_dict(config)
     values["model"] = {k: v for k, v in values["model"].items() if k not in ("lora", "gradient_checkpointing", "freeze_vision")}
+    values["reward"] = {k: v for k, v in values["reward"].items() if k not in _LEADING}
     kept = {name: values[name] for name in ("model", "task", "reward")} | {"max_tokens": config.rollout.max_tokens}
     return repr((kept, config.data.root, sorted(study.tests)))
 

@@ -7,8 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visurf.alarms import KINDS
-from visurf.studies.analysis import Cell, Comparison, cells, comparisons, dig, interval, side_drops, start_cells, tested_metrics
+from visurf.studies.analysis import (
+    Cell,
+    Comparison,
+    cells,
+    comparisons,
+    dig,
+    interval,
+    side_drops,
+    start_cells,
+    start_of,
+    tested_metrics,
+)
 from visurf.studies.costs import UNITS
+from visurf.studies.gains import gain_rows
 from visurf.studies.plan import SEED
 
 
@@ -23,10 +35,12 @@ def write_page(results: Mapping[str, Any], found: Sequence[Comparison] | None = 
     parts = [f"# {results['name']}", study["about"].strip(), _made(results)]
     if results.get("choices"):
         parts.append(_tuning(results))
+    parts.append(_probes(runs))
     for matching in (m["name"] for m in study["matching"]):
         parts.append(f"## {matching[:1].upper()}{matching[1:]}")
         known = cells(runs, matching)
         parts += [f"**{test}**\n\n{_test_table(known, start_cells(runs), test, study)}" for test in study["tests"]]
+        parts += [_gains(known, start_cells(runs), test, study) for test in study["tests"]]
         parts.append(f"**Costs** (means over seeds)\n\n{_cost_table(known)}")
         side = _side_table(known)
         parts += [f"**Side tasks**: accuracy before and after training, and the drop\n\n{side}"] if side else []
@@ -116,6 +130,38 @@ def _side_table(known: Sequence[Cell]) -> str:
             line.append(f"{before:.3f} → {after:.3f} ({before - after:+.3f})")
         lines.append(line)
     return table(["run", *names], lines) if names else ""
+
+
+def _gains(known: Sequence[Cell], starts: Sequence[Cell], test: str, study: Mapping[str, Any]) -> str:
+    """Gains over the start by difficulty and by length, of the first metric."""
+    began = {cell.label: start for cell in known if (start := start_of(cell, starts)) is not None}
+    everyone = [run for cell in known for run in cell.runs]
+    metric = next(iter(study["metrics"] or tested_metrics(everyone, test)), "")
+    lines = [
+        [label, kind, gain.group, str(gain.prompts), f"{gain.gain:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"]
+        for label, kind, gain in gain_rows(known, began, test, metric)
+    ]
+    if not lines:
+        return ""
+    by = "by how often the start's sampled answers were right, and by the length of its greedy answer"
+    said = f"**{test}: gain in {metric} over the start**, {by}"
+    return f"{said}\n\n" + table(["run", "by", "prompts whose start is", "prompts", "gain"], lines)
+
+
+def _probes(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What the starting checkpoints can do, where they were probed."""
+    lines: list[list[str]] = []
+    head: list[str] = []
+    for run in (r for r in runs if r["role"] == "start"):
+        for test, measured in (run.get("tests") or {}).items():
+            found = measured.get("probe")
+            if found is None:
+                continue
+            numbers = {f"pass@{k}": v for k, v in found["pass_at"].items()}
+            numbers |= {n: found[n] for n in ("label_nll", "entropy", "reward_variance", "flat", "label_rescues")}
+            head = head or ["start", "test", *numbers]
+            lines.append([run["name"], test, *(number(v) for v in numbers.values())])
+    return "## Starting checkpoints\n\n" + table(head, lines) if lines else ""
 
 
 def _alarms(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -140,12 +140,14 @@ def run_job(job: Job, out: Path, workers: Workers, place: int, report: Callable[
     if job.error:
         return
     training = job.role != "start" and not is_trained(folder)
-    if not training and all((folder / "tests" / name / "summary.json").exists() for name in job.tests):
+    promised = ["summary.json", *(["probe.json"] if job.probe else [])]
+    if not training and all((folder / "tests" / name / file).exists() for name in job.tests for file in promised):
         _write_status(folder, {"status": "done"})
         report(job, "done before")
         return
     report(job, "started")
-    command = [sys.executable, "-m", "visurf.studies.measure", str(folder), *(["--train"] if training else [])]
+    command = [sys.executable, "-m", "visurf.studies.measure", str(folder)]
+    command += ["--train"] if training else ["--probe", str(job.probe)] if job.probe else []
     code, message = _run(command, folder / "log.txt", workers, place)
     if code is None:
         return

@@ -206,7 +206,7 @@ def _results(progress: Progress, path: Path, chosen: Mapping[tuple[str, ...], An
 
 
 def write_results(results: Mapping[str, Any], out: Path, say: Say) -> None:
-    """results.json, table.csv, table.parquet where pyarrow is there, and page.md; from results alone, without run folders."""
+    """results.json, tables, page and plots; from results alone, without run folders."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     table = rows(results)
@@ -215,4 +215,10 @@ def write_results(results: Mapping[str, Any], out: Path, say: Say) -> None:
         write_parquet(out / "table.parquet", table)
     except ImportError:
         say("no table.parquet: pip install 'visurf[datasets]' brings pyarrow")
+    try:
+        from visurf.studies.plots import draw
+
+        draw(results, out / "plots")
+    except ImportError:
+        say("no plots: pip install 'visurf[report]' brings matplotlib")
     (out / "page.md").write_text(write_page(results, comparisons(results)))
