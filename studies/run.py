@@ -26,7 +26,7 @@ from visurf.config import to_dict
 from visurf.studies.grid import Job, run_jobs, start_jobs
 from visurf.studies.plan import SEED
 from visurf.studies.running import Workers, freeze, is_trained
-from visurf.studies.study import Progress, _results, plan, write_results
+from visurf.studies.study import Progress, plan, results_of, write_results
 
 
 def prepare(path: Path, out: Path) -> tuple[Progress, list[Job]]:
@@ -160,7 +160,7 @@ def main() -> None:
         said = "failed, see run.log" if code else f"{time.monotonic() - start:.0f} s"
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {number}/{len(queue)} {progress.out.name} {job.name}: {said}\n")
     for (progress, _), path in zip(studies, files, strict=True):
-        results = _results(progress, path, {})
+        results = results_of(progress, path, {})
         write_results(results, progress.out, print)
         if options.results:
             options.results.mkdir(parents=True, exist_ok=True)
