@@ -19,6 +19,7 @@ PROGRAMS = ("visurf", "python", "torchrun", "make")
 ELSEWHERE = {
     "make demo": "test_cli.py",
     "make test": "what runs this",
+    "make reproduce": "minutes",
     "visurf train recipe.yaml paradigm=": "test_docs_paradigms.py",
     "visurf train recipe.yaml": "test_cli.py",
     "visurf train visual_rft/": "download",

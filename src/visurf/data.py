@@ -45,7 +45,8 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
     """Read and validate samples.
 
     Args:
-        source: JSONL file, folder or hub name of a data set in a published format, ``world:DOMAIN?count=N&seed=S&absent=SHARE``
+        source: JSONL file, folder or hub name of a data set in a published format, ``world:DOMAIN?count=N&seed=S&absent=SHARE``,
+            ``world:KIND?domain=DOMAIN&count=N&seed=S`` with the options of `visurf.mini.worlds`,
             or ``benchmark:NAME?root=FOLDER&split=SPLIT`` with, maybe, ``classes=coco-8``, ``shots=4``, ``draw=6000``, ``seed=0``
             and options of the loader such as ``absent=2``.
         config: The folder that paths are relative to, formats, and what a bad row does.
@@ -56,11 +57,14 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
     """
     if source.startswith("world:"):
         from visurf.mini import questions
+        from visurf.mini.worlds import WORLDS, world_samples
 
+        if urlsplit(source).path in WORLDS:
+            return DataSet(tuple(world_samples(source, task.name)))
         if urlsplit(source).path in questions.KINDS:
             return DataSet(tuple(questions.word_samples(source, task)))
         if Objects not in task.targets:
-            raise DataError(f"{source}: the rendered world asks referring questions, task {task.name!r} needs {task.target_names}")
+            raise DataError(f"{source}: this world asks referring questions, task {task.name!r} needs {task.target_names}")
         return DataSet(tuple(_world(source)))
     if source.startswith("benchmark:"):
         return _benchmark(source, config, task)
@@ -99,10 +103,12 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
 
 def _world(source: str) -> list[Sample]:
     from visurf.mini import world
+    from visurf.mini.worlds import WORLDS
 
     parts = urlsplit(source)
     options = dict(parse_qsl(parts.query))
-    expected = f"expected world:{'|'.join(world.DOMAINS)}?count=N&seed=S&absent=SHARE&masks=0|1"
+    kinds = f"or world:KIND?domain=... with one of {', '.join(WORLDS)}"
+    expected = f"expected world:{'|'.join(world.DOMAINS)}?count=N&seed=S&absent=SHARE&masks=0|1, {kinds}"
     if parts.path not in world.DOMAINS or set(options) - {"count", "seed", "absent", "masks"}:
         raise DataError(f"{source}: {expected}")
     try:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from visurf.mini.world import COLOURS, SHAPES, SIZE
+from visurf.mini.worlds.detection import COORDINATES
 
 PATCH = 8
 SPECIAL = (
@@ -98,6 +99,9 @@ WORDS = (
     *SHAPES,
     *(f"{shape}s" if shape != "cross" else "crosses" for shape in SHAPES),
 )
+# What the wide world needs beyond that; appended, so that the embedded model's tokens keep their ids.
+WIDE_FRAGMENTS = ("{'Position': [", "], 'Confidence': ", *(f"0.{n}" for n in range(50, 100, 5)), "1.00", '{"point_2d": [')
+WIDE_WORDS = ("ring", "rings", "star", "stars", "detect", "all", "name", "say", "scene", "No", "Objects")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -106,13 +110,20 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The fixed-vocabulary tokenizer; words exist with and without a leading space, numbers from 0 to 100."""
+def build_tokenizer(*, wide: bool = False) -> PreTrainedTokenizerFast:
+    """The fixed-vocabulary tokenizer; words exist with and without a leading space, numbers from 0 to 100.
+
+    With `wide` it also writes what the families of `visurf.mini.worlds` ask for.
+    """
     words = [*WORDS, *(str(n) for n in range(101))]
     vocabulary = [*SPECIAL, *FRAGMENTS, *MARKS, *words, *(f" {w}" for w in words)]
+    fragments: tuple[str, ...] = FRAGMENTS
+    if wide:
+        fragments = (*FRAGMENTS, *WIDE_FRAGMENTS)
+        vocabulary += [*WIDE_FRAGMENTS, *WIDE_WORDS, *(f" {w}" for w in WIDE_WORDS), *(str(n) for n in COORDINATES)]
     vocabulary = list(dict.fromkeys(vocabulary))
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
-    pattern = "|".join([*(_escape(f) for f in FRAGMENTS), " ?[A-Za-z]+", " ?[0-9]+", "[^A-Za-z0-9]"])
+    pattern = "|".join([*(_escape(f) for f in fragments), " ?[A-Za-z]+", " ?[0-9]+", "[^A-Za-z0-9]"])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
@@ -182,8 +193,8 @@ def build_config(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: 
     )
 
 
-def save_scaffold(folder: Path) -> None:
-    """Write tokenizer, chat template and preprocessor files of the embedded checkpoint."""
+def save_scaffold(folder: Path, *, wide: bool = False) -> None:
+    """Write tokenizer, chat template and preprocessor files of the embedded checkpoint, or of the wide world's."""
     folder.mkdir(parents=True, exist_ok=True)
-    build_tokenizer().save_pretrained(folder)
+    build_tokenizer(wide=wide).save_pretrained(folder)
     build_image_processor().save_pretrained(folder)

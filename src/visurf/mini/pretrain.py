@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
@@ -30,6 +32,8 @@ from visurf.mini import world
 from visurf.tasks.referring import render_answer
 
 IMAGES = 24
+# A picture, or None for a scene told in words, with its questions and replies.
+Told = tuple[Image.Image | None, list[tuple[str, str]]]
 USER, TURN, VISION = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|vision_start|>{}<|vision_end|>"
 
 
@@ -102,31 +106,45 @@ def questions(scene: world.Scene, phase: Phase, rng: np.random.Generator) -> lis
     return asked
 
 
-def batch(settings: Settings, phase: Phase, step: int, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """One packed row of `IMAGES` scenes: model inputs, layout, and where and what to predict."""
+def clean_scenes(settings: Settings, phase: Phase, step: int) -> list[Told]:
+    """The scenes of a step in the clean domain, each with its questions and replies."""
     rng = np.random.default_rng((settings.seed, step))
     scenes = [world.draw_scene(world.CLEAN, rng) for _ in range(IMAGES)]
-    features = scaffold.build_image_processor()(images=[s.render() for s in scenes], return_tensors="pt")
-    pads = (world.SIZE // scaffold.PATCH // 2) ** 2
-    prefix = tokenizer(USER + VISION.format("<|image_pad|>" * pads), add_special_tokens=False).input_ids
+    return [(scene.render(), questions(scene, phase, rng)) for scene in scenes]
+
+
+def _prefix(tokenizer: PreTrainedTokenizerFast, *, picture: bool) -> tuple[list[int], torch.Tensor, int]:
+    """Tokens of what all questions of a scene share, their positions (3, P), and the position that follows."""
     side = world.SIZE // scaffold.PATCH // 2
-    start = prefix.index(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
-    prefix_positions = torch.arange(len(prefix)).repeat(3, 1)
-    grid = torch.arange(side)
-    prefix_positions[0, start : start + pads] = start
-    prefix_positions[1, start : start + pads] = start + grid.repeat_interleave(side)
-    prefix_positions[2, start : start + pads] = start + grid.repeat(side)
-    prefix_positions[:, start + pads :] = start + side + torch.arange(len(prefix) - start - pads)
-    next_position = int(prefix_positions.max()) + 1
+    pads = side * side
+    text = USER + VISION.format("<|image_pad|>" * pads) if picture else USER
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    positions = torch.arange(len(ids)).repeat(3, 1)
+    if picture:
+        start = ids.index(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+        grid = torch.arange(side)
+        positions[0, start : start + pads] = start
+        positions[1, start : start + pads] = start + grid.repeat_interleave(side)
+        positions[2, start : start + pads] = start + grid.repeat(side)
+        positions[:, start + pads :] = start + side + torch.arange(len(ids) - start - pads)
+    return ids, positions, int(positions.max()) + 1
+
+
+def batch(scenes: Sequence[Told], tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """One packed row of scenes: model inputs, layout, and where and what to predict."""
+    pictures = [picture for picture, _ in scenes if picture is not None]
+    features = scaffold.build_image_processor()(images=pictures, return_tensors="pt")
+    prefixes = {seen: _prefix(tokenizer, picture=seen) for seen in (True, False)}
     ids: list[int] = []
     positions, prompts, spans = [], [], []
     predict_at: list[int] = []
-    for scene in scenes:
+    for picture, asked_of_scene in scenes:
+        prefix, prefix_positions, next_position = prefixes[picture is not None]
         prompts.append((len(ids), len(prefix)))
         ids += prefix
         positions.append(prefix_positions)
         of_scene = []
-        for asked, reply in questions(scene, phase, rng):
+        for asked, reply in asked_of_scene:
             head = tokenizer(asked + TURN, add_special_tokens=False).input_ids
             tail = tokenizer(reply + "<|im_end|>", add_special_tokens=False).input_ids
             of_scene.append((len(ids), len(head) + len(tail)))
@@ -187,12 +205,31 @@ def _save(folder: Path, step: int, model: torch.nn.Module, opts: list[torch.opti
     (folder / "state.partial").replace(folder / "state.pt")
 
 
-def pretrain(folder: Path, settings: Settings, every: int = 200) -> None:
-    """Train all phases, saving a resumable state, a snapshot and a point of the loss curve every so many steps."""
+def pretrain(
+    folder: Path,
+    settings: Settings,
+    every: int = 200,
+    *,
+    scenes: Callable[[Settings, Phase, int], list[Told]] = clean_scenes,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    start: Callable[[torch.nn.Module], None] | None = None,
+) -> None:
+    """Train all phases, saving a resumable state, a snapshot and a point of the loss curve every so many steps.
+
+    Args:
+        folder: Of states, snapshots and the curve; an earlier run there goes on.
+        settings: What determines the weights.
+        every: Steps between snapshots.
+        scenes: The scenes of a step.
+        tokenizer: None for the embedded model's.
+        start: Changes the fresh weights before the first step.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
-    tokenizer = scaffold.build_tokenizer()
+    tokenizer = scaffold.build_tokenizer() if tokenizer is None else tokenizer
     model = new_model(settings, tokenizer)
+    if start is not None:
+        start(model)
     done, seconds, saved = 0, 0.0, None
     if (folder / "state.pt").exists():
         state = torch.load(folder / "state.pt", weights_only=True)
@@ -211,7 +248,7 @@ def pretrain(folder: Path, settings: Settings, every: int = 200) -> None:
             for step in range(max(first, done), first + phase.steps):
                 for group in (g for opt in opts for g in opt.param_groups):
                     group["lr"] = settings.learning_rate * phase.rate * rate(step - first, phase.steps)
-                loss = _step(model, batch(settings, phase, step, tokenizer), opts)
+                loss = _step(model, batch(scenes(settings, phase, step), tokenizer), opts)
                 bar.update(line, advance=1, description=f"pre-training, loss {loss:.3f}")
                 if (step + 1) % every == 0:
                     _save(folder, step + 1, model, opts, time.monotonic() - began)

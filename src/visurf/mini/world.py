@@ -85,9 +85,7 @@ class ShapeMask:
 
     def load(self) -> NDArray[np.uint8]:
         """(SIZE, SIZE), 1 where the shape covers at least half of a pixel."""
-        image = Image.new("RGB", (SIZE * _OVERSAMPLE, SIZE * _OVERSAMPLE))
-        _draw(ImageDraw.Draw(image), self.shape, (255, 255, 255))
-        return (np.asarray(image.reduce(_OVERSAMPLE))[..., 0] >= 128).astype(np.uint8)
+        return (draw_mask(self.shape.kind, self.shape.centre, self.shape.radius) >= 0.5).astype(np.uint8)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """The mask, for `numpy.asarray`."""
@@ -140,8 +138,21 @@ def _draw(draw: ImageDraw.ImageDraw, shape: Shape, fill: tuple[int, int, int] | 
             arm = r * 0.36
             draw.rectangle((x - r, y - arm, x + r - 1, y + arm - 1), fill=fill)
             draw.rectangle((x - arm, y - r, x + arm - 1, y + r - 1), fill=fill)
+        case "ring":
+            draw.ellipse((x - r, y - r, x + r - 1, y + r - 1), outline=fill, width=max(round(r * 0.42), 1))
+        case "star":
+            near = r * 0.3
+            upper = [(x, y - r), (x + near, y - near), (x + r - 1, y), (x + near, y + near)]
+            draw.polygon([*upper, (x, y + r - 1), (x - near, y + near), (x - r, y), (x - near, y - near)], fill=fill)
         case _:
-            raise ValueError(f"unknown shape {shape.kind!r}; expected one of {SHAPES}")
+            raise ValueError(f"unknown shape {shape.kind!r}; expected one of {SHAPES}, ring or star")
+
+
+def draw_mask(kind: str, centre: Point, radius: float) -> NDArray[np.float64]:
+    """(SIZE, SIZE): the fraction of every pixel that a shape covers."""
+    image = Image.new("RGB", (SIZE * _OVERSAMPLE, SIZE * _OVERSAMPLE))
+    _draw(ImageDraw.Draw(image), Shape("red", kind, centre, radius), (255, 255, 255))
+    return np.asarray(image.reduce(_OVERSAMPLE), dtype=np.float64)[..., 0] / 255
 
 
 def draw_scene(domain: Domain, rng: np.random.Generator) -> Scene:

@@ -19,6 +19,7 @@ from visurf.tasks import TASKS, Task
 
 # A curve of a run is thinned to so many points.
 _POINTS = 40
+_WATCHED = ("rollout/tokens", "policy/entropy", "label/advantage", "label/smoothed", "parse/failed")
 
 
 def collect(job: Job, out: Path, metrics: Sequence[str]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
     for name in sorted({n for row in rows for n in row}):
         if name.startswith(("validation/", "side/")):
             found[name] = [[row["step"], _round(row[name])] for row in rows if row.get(name) is not None]
-        elif name.startswith("reward/") or name in ("rollout/tokens", "policy/entropy", "label/advantage", "parse/failed"):
+        elif name.startswith("reward/") or name in _WATCHED:
             chunks = [rows[i : i + every] for i in range(0, len(rows), every)]
             means = [(c[-1]["step"], [r[name] for r in c if name in r]) for c in chunks]
             found[name] = [[step, _round(math.fsum(v) / len(v))] for step, v in means if v]

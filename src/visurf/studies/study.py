@@ -121,7 +121,7 @@ def run_study(path: Path, out: Path, workers: Workers, say: Say, tune_only: bool
     progress.runs = run_jobs(study, base, chosen, progress.steps)
     progress.starts = start_jobs(study, progress.runs)
     progress.work([*progress.starts, *progress.runs], "run")
-    results = _results(progress, path, chosen)
+    results = results_of(progress, path, chosen)
     write_results(results, out, say)
     return results
 
@@ -177,7 +177,8 @@ def _cost_source(progress: Progress, job: Job) -> Job | None:
     return None
 
 
-def _results(progress: Progress, path: Path, chosen: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+def results_of(progress: Progress, path: Path, chosen: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """What results.json holds: every run of a study as far as it has come."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}

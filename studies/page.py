@@ -1,0 +1,287 @@
+"""Write the tables of docs/results/papers-in-miniature.md from the committed results, and the picture of training curves.
+
+    python studies/page.py [--check] [--results docs/results/papers] [--page docs/results/papers-in-miniature.md]
+
+Every table stands between ``<!-- NAME -->`` and ``<!-- end -->``; what is around them is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visurf.studies.analysis import Cell, cells, interval, start_cells
+
+COLUMNS = (
+    ("non-object gIoU", "nonobject", "held_out", "giou"),
+    ("N-acc", "nonobject", "held_out", "n_acc"),
+    ("reasoning gIoU", "reasoning", "held_out", "giou"),
+    ("reasoning shifted gIoU", "reasoning", "shifted", "giou"),
+    ("GUI accuracy", "gui", "held_out", "click_accuracy"),
+    ("anomaly ROC-AUC", "anomaly", "held_out", "roc_auc"),
+    ("lesion box accuracy", "lesion", "held_out", "box_accuracy"),
+    ("counting accuracy", "counting", "held_out", "accuracy"),
+)
+PARADIGMS = ("sft", "rlvr", "sft_then_rlvr", "visurf")
+NOT_RUN = "not run yet: `{}`"
+Results = dict[str, dict[str, Any]]
+
+
+def value(run: dict[str, Any], test: str, metric: str) -> float:
+    """A number of a run, NaN where it has none."""
+    found = run.get("tests", {}).get(test, {}).get("summary", {}).get(metric)
+    return math.nan if found is None else float(found)
+
+
+def runs_of(results: dict[str, Any], name: str, axis: str = "paradigm") -> dict[str, dict[str, Any]]:
+    """Seed -> run that is done, for one value of an axis; the start under every seed for ``baseline``."""
+    if name == "baseline":
+        return dict.fromkeys([""], next(run for run in results["runs"] if run["role"] == "start"))
+    chosen = (r for r in results["runs"] if r["role"] == "run" and r["status"] == "done" and r["axes"][axis] == name)
+    return {run["axes"]["seed"]: run for run in chosen}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation in percent."""
+    known = [v for v in values if not math.isnan(v)]
+    if not known:
+        return "-"
+    mean = 100 * float(np.mean(known))
+    return f"{mean:.1f}" + (f" ± {100 * float(np.std(known, ddof=1)):.1f}" if len(known) > 1 else "")
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def common_seeds(found: Results, names: Sequence[str]) -> list[str]:
+    """Seeds of which every column has every paradigm."""
+    sets = [set(runs_of(found[study], name)) for _, study, _, _ in COLUMNS for name in names]
+    return sorted(set.intersection(*sets), key=int) if sets else []
+
+
+def table1(found: Results) -> str:
+    """The main table, over the seeds of which all columns are there."""
+    missing = [f"table1-{study}" for _, study, _, _ in COLUMNS if f"table1-{study}" not in found]
+    if missing:
+        return NOT_RUN.format("python studies/run.py studies/table1/*.yaml")
+    own = {study: found[f"table1-{study}"] for _, study, _, _ in COLUMNS}
+    seeds = common_seeds(own, PARADIGMS)
+    if not seeds:
+        return NOT_RUN.format("python studies/run.py studies/table1/*.yaml")
+    base = [value(runs_of(own[s], "baseline")[""], t, m) for _, s, t, m in COLUMNS]
+    lines = [["baseline", *(f"{100 * v:.1f}" for v in base), f"{100 * np.mean(base):.1f}", "-"]]
+    averages = {}
+    for name in PARADIGMS:
+        grid = [[value(runs_of(own[s], name)[seed], t, m) for _, s, t, m in COLUMNS] for seed in seeds]
+        average = [float(np.mean(row)) for row in grid]
+        averages[name] = average
+        gain = 100 * (np.mean(average) / np.mean(base) - 1)
+        columns = [spread([row[i] for row in grid]) for i in range(len(COLUMNS))]
+        lines.append([name, *columns, spread(average), f"{gain:+.0f} %"])
+    table = markdown(["", *(c[0] for c in COLUMNS), "average", "gain over baseline"], lines)
+    said = [f"Means ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(seeds)}), percent."]
+    for name in PARADIGMS[:-1]:
+        said.append(f"Average of ViSurf less that of {name}, seed by seed: {difference(averages['visurf'], averages[name])}.")
+    return table + "\n\n" + " ".join(said)
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> str:
+    """Mean of paired differences in points with its 95 % t interval."""
+    from scipy.stats import t
+
+    differences = 100 * (np.asarray(first) - np.asarray(second))
+    mean = float(differences.mean())
+    if len(differences) < 2:
+        return f"{mean:+.1f} (one seed: no interval)"
+    half = float(t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / math.sqrt(len(differences)))
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+def cell_line(cell: Cell, name: str, columns: Sequence[tuple[str, str, str]]) -> list[str]:
+    """A row of numbers: mean, deviation over seeds, and where there are per-prompt measures the interval over both."""
+    line = [name, str(len(cell.runs))]
+    for _, test, metric in columns:
+        text = spread([value(dict(run), test, metric) for run in cell.runs])
+        found = interval(cell, test, metric, resamples=1000) if cell.runs else None
+        line.append(text + (f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found is not None else ""))
+    return line
+
+
+def study_table(name: str, columns: Sequence[tuple[str, str, str]], command: str) -> Callable[[Results], str]:
+    """A table of one study: a row for the starting model and for every cell; columns are (title, test, metric)."""
+
+    def write(found: Results) -> str:
+        if name not in found:
+            return NOT_RUN.format(command)
+        results = found[name]
+        lines = [cell_line(cell, "baseline", columns) for cell in start_cells(results["runs"]) if cell.runs]
+        lines += [cell_line(cell, cell.label, columns) for cell in cells(results["runs"], "equal updates") if cell.runs]
+        open_runs = sum(run["status"] != "done" for run in results["runs"])
+        note = f"\n\n{open_runs} of {len(results['runs'])} runs are not there yet: `{command}`" if open_runs else ""
+        return markdown(["", "runs", *(title for title, _, _ in columns)], lines) + note
+
+    return write
+
+
+def tuning_rows(found: Results) -> list[list[str]]:
+    """For every paradigm its validation gIoU on both tasks at every learning rate and, last, the rate with the best mean."""
+    seen: dict[str, dict[str, list[float]]] = {}
+    for name in ("tuning-nonobject", "tuning-reasoning"):
+        for run in found[name]["runs"]:
+            if run["role"] == "run" and run["status"] == "done":
+                rates = seen.setdefault(run["axes"]["paradigm"], {})
+                rates.setdefault(run["axes"]["optimizer.lr"], []).append(value(run, "validation", "giou"))
+    lines = []
+    for paradigm, row in seen.items():
+        best = max(row, key=lambda rate: float(np.mean(row[rate])))
+        lines.append([paradigm, *(" / ".join(f"{100 * v:.1f}" for v in values) for values in row.values()), best])
+    return lines
+
+
+def tuning(found: Results) -> str:
+    """The table of `tuning_rows`."""
+    if any(name not in found for name in ("tuning-nonobject", "tuning-reasoning")):
+        return NOT_RUN.format("python studies/run.py studies/tuning/*.yaml")
+    rates = [str(rate) for rate in found["tuning-nonobject"]["study"]["axes"]["optimizer.lr"]]
+    return markdown(["validation gIoU (non-object / reasoning)", *rates, "chosen"], tuning_rows(found))
+
+
+_SIDE = (("side: clean counting", "side_counting", "accuracy"), ("side: clean finding", "side_finding", "box_iou"))
+_NONOBJECT = (
+    ("gIoU", "held_out", "giou"),
+    ("N-acc", "held_out", "n_acc"),
+    ("box IoU", "held_out", "box_iou"),
+    ("reasons", "held_out", "thinking"),
+    *_SIDE,
+)
+_REASONING = (
+    ("gIoU", "held_out", "giou"),
+    ("shifted gIoU", "shifted", "giou"),
+    ("reasons", "held_out", "thinking"),
+    *_SIDE,
+)
+_RUN = "python studies/run.py studies/{}.yaml"
+HEADLINES = {study: (test, metric) for _, study, test, metric in reversed(COLUMNS)}
+
+
+def rewards_and_accuracy(found: Results) -> str:
+    """Whether reward rose and held-out accuracy with it, over all reinforced runs of the main table."""
+    from visurf.alarms import rank_correlation
+
+    lines = []
+    for name in ("rlvr", "sft_then_rlvr", "visurf"):
+        rises, gains = [], []
+        for study, (test, metric) in HEADLINES.items():
+            results = found.get(f"table1-{study}")
+            if results is None:
+                continue
+            start = value(runs_of(results, "baseline")[""], test, metric)
+            for run in runs_of(results, name).values():
+                reward = [point[1] for point in run["curves"]["reward/total"]]
+                rises.append(float(np.mean(reward[-5:]) - np.mean(reward[:5])))
+                gains.append(value(run, test, metric) - start)
+        if rises:
+            up = [gain for rise, gain in zip(rises, gains, strict=True) if rise > 0]
+            worse = sum(gain < 0 for gain in up)
+            lines.append([name, str(len(rises)), str(len(up)), str(worse), f"{rank_correlation(rises, gains):+.2f}"])
+    if not lines:
+        return NOT_RUN.format("python studies/run.py studies/table1/*.yaml")
+    head = ["", "runs", "reward rose", "of these accuracy below the baseline's", "rank correlation of the two changes"]
+    return markdown(head, lines)
+
+
+def alarms(found: Results) -> str:
+    """How many reinforced runs of the main table raised an alarm, by paradigm and kind."""
+    runs = found.get("papers-alarms", {}).get("runs", [])
+    if not runs:
+        return NOT_RUN.format("python studies/false_alarms.py runs/papers docs/results/papers-alarms.json")
+    lines = []
+    for name in dict.fromkeys(run["paradigm"] for run in runs):
+        own = [run for run in runs if run["paradigm"] == name]
+        kinds = [alarm["kind"] for run in own for alarm in run["alarms"]]
+        told = ", ".join(f"{kind}: {kinds.count(kind)}" for kind in dict.fromkeys(kinds)) or "none"
+        lines.append([name, str(len(own)), str(sum(bool(run["alarms"]) for run in own)), told])
+    return markdown(["", "runs", "with an alarm", "alarms"], lines)
+
+
+_VISUAL_RFT = "python studies/run.py studies/visual_rft/{}.yaml"
+_REASSESSING = "python studies/run.py studies/reassessing/{}.yaml"
+_ACCURACY = (("accuracy", "held_out", "accuracy"), ("reasons", "held_out", "thinking"))
+_BOTH = (("pictures", "pictures", "accuracy"), ("words", "words", "accuracy"))
+_AP = (("AP, known pairs", "known", "ap"), ("AP, held-out pairs", "novel", "ap"), ("IoU, held-out pairs", "novel", "iou"))
+TABLES: dict[str, Callable[[Results], str]] = {
+    "classification": study_table("visual_rft-classification", _ACCURACY, _VISUAL_RFT.format("classification")),
+    "detection": study_table("visual_rft-detection", _AP, _VISUAL_RFT.format("detection")),
+    "weaker": study_table("reassessing-weaker", _ACCURACY, _REASSESSING.format("weaker")),
+    "scale": study_table("reassessing-scale", _ACCURACY, _REASSESSING.format("scale")),
+    "modalities": study_table("reassessing-modalities", _BOTH, _REASSESSING.format("modalities")),
+    "rewards": rewards_and_accuracy,
+    "alarms": alarms,
+    "abandoned": study_table("abandoned-anomaly", (("ROC-AUC", "held_out", "roc_auc"),), _RUN.format("abandoned/anomaly")),
+    "tuning": tuning,
+    "table1": table1,
+    "table1-nonobject": study_table("table1-nonobject", _NONOBJECT, _RUN.format("table1/nonobject")),
+    "table1-reasoning": study_table("table1-reasoning", _REASONING, _RUN.format("table1/reasoning")),
+    "ablation-nonobject": study_table("ablation-nonobject", _NONOBJECT, _RUN.format("ablation/nonobject")),
+    "ablation-reasoning": study_table("ablation-reasoning", _REASONING, _RUN.format("ablation/reasoning")),
+    "stages-nonobject": study_table("stages-nonobject", _NONOBJECT, _RUN.format("stages/nonobject")),
+    "rivals-nonobject": study_table("rivals-nonobject", _NONOBJECT, _RUN.format("rivals/nonobject")),
+    "rivals-reasoning": study_table("rivals-reasoning", _REASONING, _RUN.format("rivals/reasoning")),
+}
+
+
+def fill(page: str, found: Results) -> str:
+    """The page with its tables written anew.
+
+    Raises:
+        ValueError: It asks for a table that nobody writes.
+    """
+
+    def write(match: re.Match[str]) -> str:
+        if match[1] not in TABLES:
+            raise ValueError(f"no table {match[1]!r}; known: {', '.join(TABLES)}")
+        return f"<!-- {match[1]} -->\n{TABLES[match[1]](found)}\n<!-- end -->"
+
+    return re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- end -->", write, page, flags=re.DOTALL)
+
+
+def read(folder: Path) -> Results:
+    """Name of a study -> its results."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    beside = folder.parent / "papers-alarms.json"
+    return found | ({"papers-alarms": {"runs": json.loads(beside.read_text())}} if beside.exists() else {})
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("docs/results/papers"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results/papers-in-miniature.md"))
+    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
+    parser.add_argument("--print", action="store_true", help="print the tables instead of writing the page")
+    options = parser.parse_args()
+    found = read(options.results)
+    if options.print:
+        sys.stdout.write("\n\n".join(f"{name}\n\n{write(found)}" for name, write in TABLES.items()) + "\n")
+        return 0
+    before = options.page.read_text()
+    after = fill(before, found)
+    if options.check:
+        return int(before != after)
+    options.page.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,171 @@
+"""Run several studies seed by seed, in forked processes that share their imports, and stop in time.
+
+    python studies/run.py studies/table1/*.yaml --out runs/papers [--minutes 30] [--results docs/results/papers]
+
+It does what ``visurf study FILE --out OUT/NAME`` does for each file, with the same folders, frozen settings and results; only
+the order differs: the first seed of all studies comes first, so that a table that is not complete is balanced. A run is a fork
+of one process, which spares it the seconds in which the libraries are imported. Runs that are done are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from visurf.config import to_dict
+from visurf.studies.grid import Job, run_jobs, start_jobs
+from visurf.studies.plan import SEED
+from visurf.studies.running import Workers, freeze, is_trained
+from visurf.studies.study import Progress, plan, results_of, write_results
+
+
+def prepare(path: Path, out: Path) -> tuple[Progress, list[Job]]:
+    """A study and its jobs, the starting models first."""
+    study, base, tuned, pilots, _ = plan(path)
+    if tuned or pilots:
+        raise SystemExit(f"{path}: has tuning or measured matching; run it with visurf study")
+    progress = Progress(study, base, out, Workers(1), print)
+    progress.runs = run_jobs(study, base, {}, {})
+    progress.starts = start_jobs(study, progress.runs)
+    return progress, [*progress.starts, *progress.runs]
+
+
+def quick(path: Path, folder: Path) -> Path:
+    """A smaller copy of a study: its first seed, half the steps, at most 100 questions a test. Good for directions only."""
+    values = yaml.safe_load(path.read_text())
+    base = path.parent / values["base"]
+    values["base"] = str(base.resolve())
+    steps = {**yaml.safe_load(base.read_text()), **values.get("settings", {})}["steps"]
+    values.setdefault("settings", {})["steps"] = steps // 2
+    values["axes"]["seed"] = values["axes"]["seed"][:1]
+    text = re.sub(r"count=(\d+)&seed=9", lambda m: f"count={min(int(m[1]), 100)}&seed=9", yaml.safe_dump(values, sort_keys=False))
+    found = folder / path.parent.name / path.name
+    found.parent.mkdir(parents=True, exist_ok=True)
+    found.write_text(text)
+    return found
+
+
+def alike(job: Job) -> str:
+    """What two jobs have in common that would give the same results."""
+    values = {name: value for name, value in to_dict(job.config).items() if name not in ("out", "threads")}
+    if job.role == "start":
+        # A model as it was depends on nothing of the training.
+        values = {name: values[name] for name in ("model", "task", "reward")} | {"max_tokens": values["rollout"]["max_tokens"]}
+    tests = {name: [asked.data, dict(asked.settings)] for name, asked in sorted(job.tests.items())}
+    return json.dumps([job.role, values, tests], sort_keys=True, default=str)
+
+
+def take_over(folder: Path, done: Path) -> None:
+    """Copy a finished run of another study that is this one's too: weights, log and answers, without checkpoints."""
+    shutil.copytree(done, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints", "run.yaml", "*.yaml"))
+
+
+def finished(job: Job, folder: Path) -> bool:
+    """Whether a job has been trained and measured."""
+    trained = job.role == "start" or is_trained(folder)
+    return trained and all((folder / "tests" / name / "summary.json").exists() for name in job.tests)
+
+
+def in_time(job: Job, seeds: int) -> bool:
+    """Whether a job's turn is now, when only the first seeds are run."""
+    return job.role == "start" or not seeds or int(job.axes.get(SEED, 0)) < seeds
+
+
+def work(job: Job, folder: Path) -> None:
+    """Train and measure in this process."""
+    import torch
+
+    from visurf.config import load_config
+    from visurf.studies.measure import measure
+    from visurf.training import train
+
+    torch.set_num_threads(1)
+    if job.role != "start" and not is_trained(folder):
+        train(load_config(folder / "run.yaml"))
+    measure(folder)
+
+
+def forked(job: Job, folder: Path, do: Callable[[Job, Path], None]) -> int:
+    """Do it in a fork; output goes to run.log, the last lines of a failure into status.json."""
+    child = os.fork()
+    if child == 0:
+        log = os.open(folder / "run.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = 1
+        try:
+            do(job, folder)
+            code = 0
+        except BaseException:  # noqa: BLE001 - whatever it is, the parent is told and the other runs go on
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    found = {"status": "done"}
+    if code:
+        lines = (folder / "run.log").read_text(errors="replace").splitlines()
+        found = {"status": "failed", "stage": "run", "code": code, "error": "\n".join(lines[-12:])}
+    (folder / "status.partial").write_text(json.dumps(found))
+    (folder / "status.partial").replace(folder / "status.json")
+    return code
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", type=Path, nargs="+", metavar="STUDY.yaml")
+    parser.add_argument("--out", type=Path, default=Path("runs/papers"))
+    parser.add_argument("--minutes", type=float, default=0, help="start no run after so many minutes; 0: no limit")
+    parser.add_argument("--seeds", type=int, default=0, help="only so many seeds now, from the first; 0: all")
+    parser.add_argument("--quick", action="store_true", help="one seed, half the steps, fewer questions")
+    parser.add_argument("--results", type=Path, help="also write NAME.json here, without indentation")
+    options = parser.parse_args()
+    began = time.monotonic()
+    files = [quick(path, options.out / "studies") if options.quick else path for path in options.studies]
+    studies = [prepare(path, options.out / f"{path.parent.name}-{path.stem}") for path in files]
+    queue = [(progress, job) for progress, jobs in studies for job in jobs if in_time(job, options.seeds)]
+    queue.sort(key=lambda item: (item[1].role != "start", int(item[1].axes.get(SEED, 0))))
+    # What every fork needs, imported once.
+    import visurf.studies.measure
+    import visurf.training  # noqa: F401
+
+    done = [(job, progress.out / job.folder) for progress, job in queue]
+    known = {alike(job): folder for job, folder in done if finished(job, folder)}
+    for number, (progress, job) in enumerate(queue, 1):
+        folder = progress.out / job.folder
+        freeze(job, progress.out, threads=1)
+        if finished(job, folder):
+            continue
+        if alike(job) in known:
+            take_over(folder, known[alike(job)])
+            continue
+        if options.minutes and time.monotonic() - began > 60 * options.minutes:
+            break
+        start = time.monotonic()
+        code = forked(job, folder, work)
+        if not code:
+            known[alike(job)] = folder
+        said = "failed, see run.log" if code else f"{time.monotonic() - start:.0f} s"
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {number}/{len(queue)} {progress.out.name} {job.name}: {said}\n")
+    for (progress, _), path in zip(studies, files, strict=True):
+        results = results_of(progress, path, {})
+        write_results(results, progress.out, print)
+        if options.results:
+            options.results.mkdir(parents=True, exist_ok=True)
+            (options.results / f"{progress.out.name}.json").write_text(json.dumps(results, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()
