@@ -90,7 +90,7 @@ def table1(found: Results) -> str:
         columns = [spread([row[i] for row in grid]) for i in range(len(COLUMNS))]
         lines.append([name, *columns, spread(average), f"{gain:+.0f} %"])
     table = markdown(["", *(c[0] for c in COLUMNS), "average", "gain over baseline"], lines)
-    said = [f"Means ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(seeds)}), percent."]
+    said = [f"Means ± standard deviation over {len(seeds)} seed(s) ({', '.join(seeds)}), percent."]
     for name in PARADIGMS[:-1]:
         said.append(f"Average of ViSurf less that of {name}, seed by seed: {difference(averages['visurf'], averages[name])}.")
     return table + "\n\n" + " ".join(said)

@@ -135,3 +135,16 @@ def test_studies_are_run_seed_by_seed_and_go_on(tmp_path, monkeypatch, capsys):
     again = start()
     assert "seed0-sft" not in again
     assert states() == {"start": "done", "seed0-sft": "done", "seed1-sft": "done"}
+
+
+def test_training_curves_are_drawn_from_the_committed_results(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("sys.argv", ["curves.py", str(RESULTS / "ablation-nonobject.json"), str(tmp_path / "curves.png")])
+    curves = script("curves")
+    curves.main()
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    runs = [
+        r for r in json.loads((RESULTS / "ablation-nonobject.json").read_text())["runs"] if r["role"] == "run" and r.get("curves")
+    ]
+    steps, values = curves.curve(runs, "label/smoothed")
+    assert values.shape == (len(runs), len(steps))

@@ -223,3 +223,24 @@ def test_the_wide_vocabulary_leaves_the_embedded_models_ids_as_they_are():
     narrow, wide = build_tokenizer().get_vocab(), build_tokenizer(wide=True).get_vocab()
     assert all(wide[token] == number for token, number in narrow.items())
     assert sorted(wide.values()) == list(range(len(wide)))
+
+
+def test_lessons_share_their_picture_and_predict_the_replies():
+    pytest.importorskip("torch")
+    from visurf.mini import study_base
+    from visurf.mini.lessons import batch
+    from visurf.mini.model import build_tokenizer
+    from visurf.mini.pretrain import Phase, Settings
+
+    tokenizer = build_tokenizer(wide=True)
+    scenes = study_base.mixture(Settings(), Phase(1, 7), 3)
+    pictures = [picture for picture, _ in scenes if picture is not None]
+    assert 0 < len(pictures) < len(scenes)
+    row = batch(scenes, tokenizer)
+    ids = row["inputs"]["input_ids"][0]
+    assert (ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum() == 16 * len(pictures)
+    assert len(row["inputs"]["image_grid_thw"]) == len(pictures)
+    assert row["inputs"]["position_ids"].shape == (3, 1, len(ids))
+    assert (ids[row["at"] + 1] == row["targets"]).all()
+    replies = "".join(reply + "<|im_end|>" for _, asked in scenes for _, reply in asked)
+    assert tokenizer.decode(row["targets"]) == replies

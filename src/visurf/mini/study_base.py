@@ -27,7 +27,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from visurf.geometry import Frame
 from visurf.mini import model as scaffold
 from visurf.mini import pretrain, world
-from visurf.mini.pretrain import Phase, Settings, Told
+from visurf.mini.lessons import Told
+from visurf.mini.pretrain import Phase, Settings
 from visurf.mini.world import Domain
 from visurf.mini.worlds import WORLDS, Asked
 from visurf.tasks import TASKS
