@@ -179,7 +179,7 @@ def test_worlds_are_sources_of_data():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("world:gui?domain=mars", "clean|shifted"),
+        ("world:gui?domain=mars", "clean|dense|shifted"),
         ("world:gui?count=x", "expected world:gui"),
         ("world:gui?colour=red", "expected world:gui"),
         ("world:anomaly?count=3", "not 'gui'"),
