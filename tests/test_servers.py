@@ -204,6 +204,23 @@ def test_merging_for_a_push_leaves_the_parameters_as_they_were(tmp_path):
     assert all("q_proj.weight" in n for n in changed)
 
 
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_shared_output_layer_is_written_under_its_own_name(tmp_path, adapters):
+    """A server that keeps a copy of the output layer takes it anew only where the checkpoint names it."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+
+    own = load_model("mini")
+    embedding = own.network.get_input_embeddings().weight
+    assert own.network.get_output_embeddings().weight is embedding
+    network = get_peft_model(own.network, LoraConfig(r=2, target_modules=["q_proj"])) if adapters else own.network
+    embedding.data.add_(1)
+    transfer.write_checkpoint(own, network, tmp_path / "w", None)
+    found = load_file(tmp_path / "w" / "model.safetensors")
+    torch.testing.assert_close(found["lm_head.weight"], embedding.data, rtol=0, atol=0)
+    torch.testing.assert_close(load_model(tmp_path / "w").network.get_input_embeddings().weight, embedding, rtol=0, atol=0)
+
+
 def test_weights_over_nccl_go_to_all_servers_in_the_documented_order(tmp_path):
     asked = []
 

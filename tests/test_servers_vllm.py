@@ -181,12 +181,7 @@ def test_merged_adapters_are_pushed_as_a_file(running, tmp_path):
     assert max(r["rollout/logprob_difference"] for r in rows(tmp_path / "run")) < 1e-4
 
 
-TIED = pytest.mark.xfail(reason="vLLM 0.32's CPU build keeps a packed copy of a tied embedding that a reload does not renew")
-
-
-@pytest.mark.parametrize(
-    "part", ["patch_embed", "blocks", "merger", pytest.param("embed_tokens", marks=TIED), "self_attn", "mlp", "norm"]
-)
+@pytest.mark.parametrize("part", ["patch_embed", "blocks", "merger", "embed_tokens", "self_attn", "mlp", "norm"])
 def test_every_part_of_the_weights_arrives(running, mini, tmp_path, part):
     own, prompts = load_model("mini"), encoded(mini, 4)
     pool = connected(running, own, tmp_path / "w")
@@ -203,6 +198,7 @@ def test_every_part_of_the_weights_arrives(running, mini, tmp_path, part):
         with torch.no_grad():
             ours = policy(row)
         worst = max(worst, float((ours - torch.tensor([v for r in drawn for v in r.logprobs])).abs().max()))
+    print(f"\n{part}: log-probs within {worst:.2g}")
     assert worst < 1e-4
 
 
@@ -231,8 +227,9 @@ def test_twenty_steps_with_a_server_that_is_killed(running, tmp_path, monkeypatc
     print(f"\noverlap {overlap}: log-prob difference {np.mean(differences):.2g}, at most {max(differences):.2g}")
     assert [r["rollout/staleness"] for r in found] == [0.0, *[float(overlap)] * 19]
     if not overlap:
-        # Not rounding alone: the tied embedding, see above.
-        assert max(differences) < 2e-3
+        # Rounding alone: rollouts of the step before would differ by a hundred times as much.
+        assert max(differences) < 1e-5
         assert sum(r["rollout/servers_lost"] for r in found) >= 1
-        assert sum(r["rollout/pushes"] for r in found) >= 21, "the new server was given no weights"
+        # A push that the server did not live to take is not counted; with the differences above, the new one has the weights.
+        assert sum(r["rollout/pushes"] for r in found) >= 20
     assert torch.isfinite(torch.tensor(differences)).all()

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from visurf.models import VisionLanguageModel, load_model, save_model
 
 
-def export(model: VisionLanguageModel, network: Any, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+def export(
+    model: VisionLanguageModel, network: Any, folder: Path, weights: Mapping[str, Tensor] | None = None, *, untied: bool = False
+) -> None:
     """Write a whole model, adapters merged into a copy; the folder appears under its name when it is complete.
 
     Args:
@@ -20,12 +22,13 @@ def export(model: VisionLanguageModel, network: Any, folder: Path, weights: Mapp
         network: What was trained, with its adapters if any.
         folder: Replaced.
         weights: The network's tensors (those of the adapters, where it has any) if it does not hold them itself.
+        untied: See `visurf.models.save_model`.
     """
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     if hasattr(network, "peft_config"):
         network, weights = _merged(model, network, weights), None
-    save_model(model, network, partial, weights)
+    save_model(model, network, partial, weights, untied=untied)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
 

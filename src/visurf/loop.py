@@ -95,7 +95,8 @@ class Loop:
             with seen.timed("rollout"):
                 sampled = self.sample(prompts, labels, number, moment)  # o_1 ... o_G from the old policy
                 if self.remote is not None and self.remote.overlap and upcoming:
-                    self.ahead[number + 1] = self.prompting.encode(upcoming)
+                    with autocast(self.config, self.model.device):
+                        self.ahead[number + 1] = self.prompting.encode(upcoming)
                     self.remote.begin(self.ahead[number + 1].prompts, number + 1)
             with seen.timed("reward"):
                 rollouts = [[self.scorer.read(o, p.sample, p.frame) for o in g] for g, p in zip(sampled, prompts, strict=True)]

@@ -132,7 +132,14 @@ def use_shared_attention(network: Any, family: Family, kernel: str = "auto") -> 
         network.get_submodule(family.vision_module).config._attn_implementation = family.vision_attention
 
 
-def save_model(model: VisionLanguageModel, network: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+def save_model(
+    model: VisionLanguageModel,
+    network: Any,
+    folder: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    *,
+    untied: bool = False,
+) -> None:
     """Write a network with its tokenizer and processor files, so that plain transformers loads the folder.
 
     Args:
@@ -140,8 +147,11 @@ def save_model(model: VisionLanguageModel, network: Any, folder: Path, weights: 
         network: What to save: the model's own network, or one with adapters merged.
         folder: Created; files of the same name are replaced.
         weights: The network's tensors where it does not hold them itself.
+        untied: Write the output layer's weights once more where they are the embedding's.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if untied:
+        weights = _untied(network, network.state_dict() if weights is None else weights)
     network.save_pretrained(folder, state_dict=weights)
     model.tokenizer.save_pretrained(folder)
     model.image_processor.save_pretrained(folder)
@@ -149,6 +159,14 @@ def save_model(model: VisionLanguageModel, network: Any, folder: Path, weights: 
         origin = _file_of(model.source, name)
         if origin is not None and not (folder / name).exists():
             shutil.copy(origin, folder / name)
+
+
+def _untied(network: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors with one of its own under every name of the output layer: a safetensors file cannot share one with the embedding."""
+    output = network.get_output_embeddings().weight
+    names = [name for name, p in network.named_parameters(remove_duplicate=False) if p is output]
+    written = next((weights[name] for name in names if name in weights), None)
+    return dict(weights) if written is None else {**weights, **{name: written.clone() for name in names}}
 
 
 def _file_of(source: str, name: str) -> Path | None:

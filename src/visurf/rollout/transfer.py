@@ -123,6 +123,9 @@ class AdapterTransfer:
 def write_checkpoint(model: VisionLanguageModel, network: Any, folder: Path, tensors: Mapping[str, Tensor] | None) -> None:
     """Write configuration and weights as one checkpoint, adapters merged; the folder appears when it is complete.
 
+    An output layer that shares the embedding's weights is written under its own name too: vLLM's CPU build computes it from a copy
+    that a reload renews only where the checkpoint names the layer. Elsewhere the same values are taken twice.
+
     Args:
         model: Brings configuration, tokenizer and processor.
         network: What is trained.
@@ -134,12 +137,13 @@ def write_checkpoint(model: VisionLanguageModel, network: Any, folder: Path, ten
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     if tensors is not None or not hasattr(network, "peft_config"):
-        export(model, network, folder, tensors)
+        export(model, network, folder, tensors, untied=True)
         return
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     with merged(network):
-        save_model(model, model.network, partial, {name: t.cpu().contiguous() for name, t in checkpoint_tensors(network)})
+        tensors = {name: t.cpu().contiguous() for name, t in checkpoint_tensors(network)}
+        save_model(model, model.network, partial, tensors, untied=True)
     partial.replace(folder)
 
 
