@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from visurf.config import Config, LoraConfig, ModelConfig, ObjectiveConfig, RolloutConfig, load_config, parse_overrides
+from visurf.config.settings import ServersConfig
 from visurf.doctor.at_hand import look
 from visurf.doctor.estimates import Machine, check_resources, machine_for, remedies, work_of
 from visurf.doctor.lengths import Lengths
@@ -173,6 +174,8 @@ def test_quantising_and_offloading_are_proposed_where_they_help():
     plain = estimate(shape, small, config, precision_of(config, gpu=True)).peak
     assert remedies(shape, small, config, 0.7 * plain, gpu=True) == "model.lora.quantize=4bit"
     assert "quantize" not in remedies(shape, small, config, 0.5 * plain, gpu=False)
+    served = dataclasses.replace(config, rollout=RolloutConfig(engine="vllm", servers=ServersConfig(push="file")))
+    assert "quantize" not in remedies(shape, small, served, 0.5 * plain, gpu=True)
     whole, whole_shape, _ = published("Qwen2.5-VL-7B")
     assert "model.lora.rank=64 model.lora.quantize=4bit" in remedies(whole_shape, small, whole, 1.3e10, gpu=True)
     full, shape, _ = published("Qwen2.5-VL-7B", gradient_checkpointing=True)

@@ -233,7 +233,9 @@ def _changes(work: Work, config: Config, *, gpu: bool, processes: int) -> list[t
     adapters = config.model.lora if config.model.lora.rank else LoraConfig(rank=64)
     if not config.model.lora.rank:
         found.append(("model.lora.rank=64", model(lora=adapters)))
-    if gpu and config.parallel == "ddp":
+    # Servers that take whole models cannot have one that is merged into a quantised base.
+    served = config.rollout.engine == "vllm" and config.rollout.servers.push not in ("auto", "adapter")
+    if gpu and config.parallel == "ddp" and not served:
         four = model(lora=dataclasses.replace(adapters, quantize="4bit"))
         name = "model.lora.quantize=4bit"
         # Each change must also be one that can be made alone.
