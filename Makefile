@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt requirements.lock
 	else \
 		$(PIP) --upgrade "pip>=24" && \
 		$(PIP) -c constraints.txt torch && \
-		$(PIP) -c constraints.txt -e ".[train,report,metrics,grading,datasets,segment,docs,dev]"; \
+		$(PIP) -c constraints.txt -e ".[train,report,metrics,grading,datasets,segment,quantize,docs,dev]"; \
 	fi
 	touch $(STAMP)
 

@@ -75,12 +75,21 @@ def reward(completion, sample):
 
 
 def replay(
-    checkpoint, mode, paradigm, settings="plain", inner_steps=1, objective=None, clip=1e12, autocast="off", min_pixels=MIN_PIXELS
+    checkpoint,
+    mode,
+    paradigm,
+    settings="plain",
+    inner_steps=1,
+    objective=None,
+    clip=1e12,
+    autocast="off",
+    min_pixels=MIN_PIXELS,
+    offload=False,
 ):
     """Gradients of every step and the final parameters of plain SGD on replayed rollouts."""
     model = load_model(checkpoint, min_pixels=min_pixels)
     config = Config(
-        model=dataclasses.replace(ModelConfig(), autocast=autocast),
+        model=dataclasses.replace(ModelConfig(), autocast=autocast, offload=offload),
         parallel=mode,
         inner_steps=inner_steps,
         objective=ObjectiveConfig(**(objective or {})),

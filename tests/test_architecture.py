@@ -22,7 +22,8 @@ TORCH_FREE += ("judging", "predictions", "detection_scores", "demonstrations", "
 TORCH_FREE += ("checksums", "score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
 TORCH_FREE += ("alarms", "studies", "mini.questions")
 TORCH_FREE += tuple(
-    f"doctor.{n}" for n in ("findings", "pictures", "data", "labels", "attempts", "probes", "rewards", "memory", "report", "page")
+    f"doctor.{n}"
+    for n in ("findings", "pictures", "data", "labels", "attempts", "probes", "rewards", "memory", "shares", "report", "page")
 )
 TORCH_FREE += ("serving",)
 TORCH_FREE += ("small_pictures", "group_rows", "provenance", "drawing", "reporting")

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "visurf data distil Qwen/": "download",
     "visurf init data.jsonl --images photos --model Qwen/": "test_cli.py",
     "visurf train data.yaml": "test_cli.py",
+    "visurf train data.yaml model.lora.rank=64 model.lora.quantize=4bit": "GPU",
     "visurf eval runs/data/model": "test_cli.py",
     "visurf bench": "test_speed.py",
     "visurf demo": "test_cli.py",

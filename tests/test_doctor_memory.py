@@ -1,13 +1,15 @@
 """The estimate: sizes read off networks, what moves it, the advice; and what autograd really keeps."""
 
 import dataclasses
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from visurf.config import Config, LoraConfig, ModelConfig, ObjectiveConfig, RolloutConfig
+from visurf.config import Config, LoraConfig, ModelConfig, ObjectiveConfig, RolloutConfig, load_config, parse_overrides
+from visurf.config.settings import ServersConfig
 from visurf.doctor.at_hand import look
 from visurf.doctor.estimates import Machine, check_resources, machine_for, remedies, work_of
 from visurf.doctor.lengths import Lengths
@@ -129,6 +131,71 @@ def test_the_advice_makes_it_fit():
     assert small.startswith("tokens_per_microbatch=")
     assert "lora" in remedies(shape, WORK, config, 2.2e10, gpu=True)
     assert "fsdp2" in remedies(shape, WORK, config, 1e9, gpu=True)
+
+
+def test_a_quantised_base_is_smaller_by_what_its_layers_lose():
+    config, shape, _ = published("Qwen2.5-VL-7B", lora=LoraConfig(rank=64))
+    four = dataclasses.replace(config, model=ModelConfig(path=config.model.path, lora=LoraConfig(rank=64, quantize="4bit")))
+    precision = precision_of(four, gpu=True)
+    plain, held = (estimate(shape, WORK, c, precision).training for c in (config, four))
+    quantised = 28 * (2 * 3584 * 3584 + 2 * 512 * 3584 + 3 * 3584 * 18944)
+    assert plain["weights"] - held["weights"] == pytest.approx(quantised * (2 - 0.5159), rel=1e-3)
+    assert {n: v for n, v in plain.items() if n not in ("weights", "passing values")}.items() <= held.items()
+    assert held["passing values"] >= plain["passing values"]
+    device = device_named("H100")[1]
+    times = [step_time(shape, WORK, c, precision, device) for c in (config, four)]
+    assert times[1].decode > times[0].decode
+    assert times[1].train > times[0].train
+
+
+def test_states_are_shared_out_and_offloaded():
+    config, shape, _ = published("Qwen2.5-VL-7B", gradient_checkpointing=True)
+    precision = precision_of(config, gpu=True)
+    shared = dataclasses.replace(config, parallel="fsdp2")
+    one, four = (estimate(shape, WORK, shared, precision, n) for n in (1, 4))
+    assert one == estimate(shape, WORK, config, precision, 4)  # ddp: each is whole
+    for name in ("weights", "moments"):
+        assert four.training[name] == one.training[name] / 4
+    assert four.sampling["gathered layers"] == 2 * shape.parameters
+    layerwise = dataclasses.replace(shared, rollout=RolloutConfig(whole_model=False))
+    assert estimate(shape, WORK, layerwise, precision, 4).sampling["gathered layers"] < shape.parameters
+    off = dataclasses.replace(layerwise, model=dataclasses.replace(config.model, offload=True))
+    found = estimate(shape, WORK, off, precision, 4)
+    assert found.training["weights"] == found.training["moments"] == found.training["gradients"] == 0
+    assert found.peak < estimate(shape, WORK, layerwise, precision, 4).peak
+    assert found.host["parts of the model"] == 4 * shape.parameters  # a quarter of 16 bytes each
+    frozen = dataclasses.replace(off, model=dataclasses.replace(off.model, freeze_vision=True))
+    assert estimate(shape, WORK, frozen, precision, 4).training["weights"] == 4 * shape.vision_parameters
+
+
+def test_quantising_and_offloading_are_proposed_where_they_help():
+    config, shape, _ = published("Qwen2.5-VL-7B", lora=LoraConfig(rank=16), gradient_checkpointing=True)
+    small = Work(prompts=1, prompt=700, patches=2116, completion=128, label=64, rollouts=8)
+    plain = estimate(shape, small, config, precision_of(config, gpu=True)).peak
+    assert remedies(shape, small, config, 0.7 * plain, gpu=True) == "model.lora.quantize=4bit"
+    assert "quantize" not in remedies(shape, small, config, 0.5 * plain, gpu=False)
+    served = dataclasses.replace(config, rollout=RolloutConfig(engine="vllm", servers=ServersConfig(push="file")))
+    assert "quantize" not in remedies(shape, small, served, 0.5 * plain, gpu=True)
+    whole, whole_shape, _ = published("Qwen2.5-VL-7B")
+    assert "model.lora.rank=64 model.lora.quantize=4bit" in remedies(whole_shape, small, whole, 1.3e10, gpu=True)
+    full, shape, _ = published("Qwen2.5-VL-7B", gradient_checkpointing=True)
+    full = dataclasses.replace(full, parallel="fsdp2")
+    peak = estimate(shape, small, full, precision_of(full, gpu=True), 2).peak
+    advice = remedies(shape, small, full, 0.5 * peak, gpu=True, processes=2)
+    assert advice == "model.offload=true rollout.whole_model=false"
+    load_config(None, parse_overrides(["parallel=fsdp2", *advice.split()]))
+
+
+def test_the_table_of_released_models_is_up_to_date():
+    script = RESULTS.parents[2] / "docs" / "generate_memory_table.py"
+    spec = importlib.util.spec_from_file_location("generate_memory_table", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = script.with_name("memory.md").read_text().partition(module.BEGIN)[2].partition(module.END)[0].strip()
+    assert found == module.tables().strip(), "run: python docs/generate_memory_table.py --write"
+    rows = [line for line in found.splitlines() if line.startswith("| Qwen")]
+    assert len(rows) == len(module.SETTINGS) * len(module.MODELS) * len(module.METHODS)
+    assert all(line.endswith("| estimated by `visurf check` |") for line in rows)
 
 
 def test_what_does_not_fit_is_an_error_and_what_fits_is_not():

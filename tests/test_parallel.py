@@ -99,6 +99,7 @@ def found(checkpoints, folder):
         "adapters": run("adapters-2", parallel="fsdp2", **adapters),
         "hinted": run("hinted-2", parallel="fsdp2", **hinted),
         "half": ("replay", {"checkpoint": checkpoint, "mode": "fsdp2", **half}),
+        "offloaded": ("replay", {"checkpoint": checkpoint, "mode": "fsdp2", "offload": True, **REPLAYS["visurf"]}),
         "failing": ("command", {"arguments": ["train", str(folder / "failing.yaml"), "--json"]}),
         "interrupted": ("command", {"arguments": ["train", str(folder / "interrupted.yaml"), "--json"]}),
     }
@@ -247,6 +248,14 @@ def test_layers_gathered_in_bfloat16_point_the_same_way(found):
         flat = [torch.cat([v.flatten().double() for v in step.values()]) for step in (two, one)]
         assert float(flat[0].norm()) == pytest.approx(float(flat[1].norm()), rel=0.05)
         assert float(flat[0] @ flat[1]) >= 0.99 * float(flat[0].norm() * flat[1].norm())
+
+
+def test_states_in_host_memory_change_no_gradient(found):
+    """On CPUs nothing moves, but torch runs its own path for it; `test_memory_settings` sees the policy passed on."""
+    for mine, expected in zip(found[2, "offloaded"]["gradients"], found[1, "visurf ddp"]["gradients"], strict=True):
+        if any(bool(v.any()) for v in expected.values()):
+            assert worst(mine, expected)[0] < 1e-5
+    assert worst(found[2, "offloaded"]["moved"], found[1, "visurf ddp"]["moved"])[0] < 1e-3
 
 
 def test_the_states_of_a_shared_out_optimiser_are_written_by_all_processes(found, folder):

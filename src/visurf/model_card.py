@@ -99,9 +99,14 @@ def _head(config: Config, adapter: bool) -> str:
 
 def _form(config: Config, adapter: bool) -> str:
     if adapter:
-        return f"This folder holds low-rank adapters (rank {config.model.lora.rank}) for that model."
+        held = "" if config.model.lora.quantize == "none" else f", held in {config.model.lora.quantize} while they were trained"
+        return f"This folder holds low-rank adapters (rank {config.model.lora.rank}) for that model{held}."
     merged = " with the low-rank adapters merged" if config.model.lora.rank else ""
-    return f"This folder holds the whole model{merged}."
+    bits = config.model.lora.quantize
+    apart = f" They were trained on the base in {bits} and merged into its own weights: not exactly what was trained." * (
+        bits != "none"
+    )
+    return f"This folder holds the whole model{merged}.{apart}"
 
 
 def _training(config: Config, summary: Mapping[str, Any]) -> dict[str, object]:

@@ -14,6 +14,7 @@ from visurf.config import Config, ConfigError, LoraConfig
 from visurf.mask_reward import mask_part
 from visurf.models import VisionLanguageModel, load_model
 from visurf.models.features import FeatureCache
+from visurf.models.quantization import check_quantization
 from visurf.models.read_ahead import ReadAhead
 from visurf.placement import Placement
 from visurf.policy import Policy
@@ -43,10 +44,14 @@ def prepare_model(config: Config, source: str, weights: Path | None = None) -> t
 
     Returns:
         The model, and the network to optimise, with adapters if any.
+
+    Raises:
+        ValueError: A quantised base was asked for where it cannot be had.
     """
     settings = config.model
     device = parallel.device()
     low = settings.dtype == "bfloat16" or (settings.dtype == "auto" and settings.lora.rank > 0 and device.type == "cuda")
+    check_quantization(settings.lora.quantize, device)
     model = load_model(
         source,
         dtype=torch.bfloat16 if low else torch.float32,
@@ -56,6 +61,7 @@ def prepare_model(config: Config, source: str, weights: Path | None = None) -> t
         weights=weights,
         family=settings.family,
         kernel=settings.attention,
+        quantize=settings.lora.quantize,
     )
     model.frame = settings.frame
     if settings.feature_cache_mb:
@@ -94,13 +100,22 @@ def is_sharded(config: Config) -> bool:
 
 
 def make_placement(config: Config, policy: Policy, model: VisionLanguageModel) -> Placement:
-    """Lay the policy out on the processes, before its optimiser is made."""
+    """Lay the policy out on the processes, before its optimiser is made.
+
+    Raises:
+        ConfigError: It is to lie in host memory, but there is one process.
+    """
+    if config.model.offload and not is_sharded(config):
+        raise ConfigError(
+            "model.offload: needs several processes (torchrun --nproc_per_node 2 or more), there is one; "
+            "set model.offload=false, or train adapters (model.lora.rank)"
+        )
     if not is_sharded(config):
         return Replicas(policy)
     from visurf.sharding import Shards
 
     half = is_mixed(config, parallel.device())
-    return Shards(policy, model, half=half, whole_model=config.rollout.whole_model)
+    return Shards(policy, model, half=half, whole_model=config.rollout.whole_model, offload=config.model.offload)
 
 
 def make_optimizer(config: Config, policy: Policy, batches: int) -> tuple[torch.optim.Optimizer, Any]:

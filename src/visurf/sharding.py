@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from visurf import parallel
 from visurf.models.family import VisionLanguageModel
@@ -32,7 +32,7 @@ class Shards:
     # Processes meet in every layer: one that failed inside cannot catch up with the others.
     repeats = False
 
-    def __init__(self, policy: Policy, model: VisionLanguageModel, *, half: bool, whole_model: bool) -> None:
+    def __init__(self, policy: Policy, model: VisionLanguageModel, *, half: bool, whole_model: bool, offload: bool = False) -> None:
         """Shard a policy in place.
 
         Args:
@@ -40,8 +40,9 @@ class Shards:
             model: Brings the family, and the idle prompt.
             half: Gather parameters as bfloat16 (gradients are summed in float32).
             whole_model: Gather the whole model for the time of sampling, not one layer at a time.
+            offload: Keep the parts in host memory, with gradients and optimiser states; they come to the device to be gathered.
         """
-        self.policy, self.model, self.half, self.whole_model = policy, model, half, whole_model
+        self.policy, self.model, self.half, self.whole_model, self.offload = policy, model, half, whole_model, offload
         blank = ImageRef(Image.new("RGB", (64, 64)))
         self.prompt = model.encode_prompt(Sample("idle", (blank,), "", Objects()), "")
         self.device = parallel.device()
@@ -66,7 +67,13 @@ class Shards:
         mesh = init_device_mesh(self.device.type, (torch.distributed.get_world_size(),))
         # Inputs are cast by autocast: the packed layout must reach every layer as the one object it is.
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        settings: dict[str, Any] = {"mesh": mesh, "mp_policy": half if self.half else MixedPrecisionPolicy()}
+        # Pinned memory is copied to a GPU while it computes.
+        host = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self.offload else OffloadPolicy()
+        settings: dict[str, Any] = {
+            "mesh": mesh,
+            "mp_policy": half if self.half else MixedPrecisionPolicy(),
+            "offload_policy": host,
+        }
         for layer in layers:
             fully_shard(layer, **settings)
         fully_shard(policy, ignored_params={p for m in whole for p in m.parameters()}, **settings)
@@ -119,7 +126,7 @@ class Shards:
         """See `visurf.placement.Placement.clip`."""
         norm: Any = nn.utils.clip_grad_norm_(self.trained, limit)
         whole: Tensor = norm.full_tensor()
-        return whole
+        return whole.to(self.device)
 
     @contextmanager
     def passes(self, policy: nn.Module, rows: int) -> Iterator[None]:

@@ -30,6 +30,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--prompts", type=int, default=8, metavar="N", help="prompts to sample rollouts of (default 8; 0 for none)")
     parser.add_argument("--rollouts", action="store_true", help="sample rollouts of a large model without a GPU too")
     parser.add_argument("--gpu", default="", metavar="NAME", help="estimate memory and time for this device, such as H100")
+    parser.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="GPUs that share the model with parallel=fsdp2 (default 1)"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     parser.set_defaults(run=_check)
@@ -44,6 +47,8 @@ def _check(options: argparse.Namespace) -> int:
 
     if options.limit < 0 or options.prompts < 0:
         raise ValueError("--limit and --prompts take 0 or more")
+    if options.gpus < 1:
+        raise ValueError("--gpus takes 1 or more")
     recipe = DEMO if options.recipe == "demo" and not Path("demo").exists() else options.recipe
     config = load_config(recipe, parse_overrides(options.override))
 
@@ -54,7 +59,7 @@ def _check(options: argparse.Namespace) -> int:
         if sys.stderr.isatty() and total >= 1000:
             print(f"\r{done:,} of {total:,} pictures", end="\r" if done < total else "\n", file=sys.stderr, flush=True)
 
-    choices = Choices(options.limit, options.prompts, options.rollouts, options.gpu)
+    choices = Choices(options.limit, options.prompts, options.rollouts, options.gpu, options.gpus)
     diagnosis = examine(options.recipe, config, choices, tell, progress)
     print(f"\n{diagnosis.conclusion} ({diagnosis.seconds:.0f} s)")
     if options.html is not None:

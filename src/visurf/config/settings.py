@@ -22,12 +22,15 @@ class LoraConfig:
         alpha: The adapters' output is scaled by alpha / rank.
         dropout: Probability of dropping an adapter's input.
         targets: Last names of the linear layers that get an adapter; the vision tower never does.
+        quantize: Hold the language model's layers under the adapters in 4 or 8 bits (QLoRA); needs a GPU and bitsandbytes, see
+            docs/memory.md.
     """
 
     rank: int = 0
     alpha: int = 32
     dropout: float = 0.0
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    quantize: Literal["none", "4bit", "8bit"] = "none"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class ModelConfig:
         min_pixels: Overrides the image processor's lower limit.
         max_pixels: Overrides the image processor's upper limit.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        offload: With `parallel: fsdp2`, keep parameters, gradients and optimiser states in host memory and bring a layer to the
+            device when it runs; slower.
         attention: Kernel over packed rows; all are exact, `auto` takes the fastest that works on the device.
         feature_cache_mb: Host memory, in MiB, for vision features, kept where the vision tower is not trained: a picture then
             runs through it once and is not read again. 0 keeps none.
@@ -59,6 +64,7 @@ class ModelConfig:
     min_pixels: int | None = None
     max_pixels: int | None = None
     gradient_checkpointing: bool = False
+    offload: bool = False
     attention: Literal["auto", "merged", "flex", "dense"] = "auto"
     feature_cache_mb: int = 1024
     lora: LoraConfig = LoraConfig()
@@ -447,5 +453,28 @@ class Config:
             for name in ("overlap", "correction"):
                 if getattr(self.rollout, name):
                     raise ConfigError(f"rollout.{name}: needs rollout.engine=vllm; in process the policy samples itself")
+        self._check_memory()
         if self.rollout.servers.push == "adapter" and not self.model.lora.rank:
             raise ConfigError("rollout.servers.push: got 'adapter', but model.lora.rank is 0: nothing but the whole can be pushed")
+
+    def _check_memory(self) -> None:
+        if self.model.offload and self.parallel != "fsdp2":
+            raise ConfigError(f"model.offload: needs parallel=fsdp2, got {self.parallel!r}; set it, or model.offload=false")
+        bits = self.model.lora.quantize
+        if bits == "none":
+            return
+        if not self.model.lora.rank:
+            raise ConfigError(
+                f"model.lora.quantize: got {bits!r}, but model.lora.rank is 0: quantised weights cannot be trained, only adapters "
+                "on them; set model.lora.rank, such as 64, or model.lora.quantize=none"
+            )
+        if self.parallel == "fsdp2":
+            raise ConfigError(
+                f"model.lora.quantize: got {bits!r} with parallel=fsdp2: a quantised base is held whole by every process; set "
+                "parallel=ddp, or model.lora.quantize=none"
+            )
+        if self.rollout.engine == "vllm" and self.rollout.servers.push not in ("auto", "adapter"):
+            raise ConfigError(
+                f"rollout.servers.push: got {self.rollout.servers.push!r} with model.lora.quantize={bits}: adapters cannot be "
+                "merged into a quantised base without changing it; set rollout.servers.push=adapter"
+            )

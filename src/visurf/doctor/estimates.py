@@ -32,6 +32,7 @@ class Machine:
         host: Host memory in bytes; None likewise.
         gpu: Whether it is a GPU.
         device: Its rates; None where they are not known.
+        processes: That share the model out, one a device, where the recipe says `parallel: fsdp2`.
     """
 
     name: str
@@ -39,9 +40,10 @@ class Machine:
     host: float | None
     gpu: bool
     device: Device | None
+    processes: int = 1
 
 
-def machine_for(asked: str, parameters: int, most_on_cpu: int) -> Machine:
+def machine_for(asked: str, parameters: int, most_on_cpu: int, processes: int = 1) -> Machine:
     """The device that was asked for, this machine's GPU, or its processor for models small enough for one.
 
     Raises:
@@ -54,14 +56,16 @@ def machine_for(asked: str, parameters: int, most_on_cpu: int) -> Machine:
         found = device_named(asked)
         if found is None:
             raise ValueError(f"--gpu {asked}: expected one of {', '.join(MEMORY)}")
-        return Machine(found[0], found[2] * 1e9, None, gpu=True, device=found[1])
+        return Machine(found[0], found[2] * 1e9, None, gpu=True, device=found[1], processes=processes)
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         known = device_named(name)
-        return Machine(name, torch.cuda.mem_get_info()[1], host, gpu=True, device=None if known is None else known[1])
+        return Machine(
+            name, torch.cuda.mem_get_info()[1], host, gpu=True, device=None if known is None else known[1], processes=processes
+        )
     if parameters > most_on_cpu:
-        return Machine("a GPU", None, None, gpu=True, device=None)
-    return Machine("this processor", host, host, gpu=False, device=processor_rate())
+        return Machine("a GPU", None, None, gpu=True, device=None, processes=processes)
+    return Machine("this processor", host, host, gpu=False, device=processor_rate(), processes=processes)
 
 
 def _host_memory() -> float | None:
@@ -125,8 +129,9 @@ def check_resources(
     shape = shape_of(at_hand.network, at_hand.family.vision_module, config.model.lora)
     precision = precision_of(config, gpu=machine.gpu)
     work = work_of(config, lengths, longest=True, pictures=pictures)
-    found = estimate(shape, work, config, precision)
-    section.facts["for"] = f"one process on {machine.name}, the longest prompts and completions"
+    found = estimate(shape, work, config, precision, machine.processes)
+    among = f" of {machine.processes} that share the model" if machine.processes > 1 and config.parallel == "fsdp2" else ""
+    section.facts["for"] = f"one process{among} on {machine.name}, the longest prompts and completions"
     section.facts["peak"] = f"{gigabytes(found.peak)}, while {found.moment}"
     if machine.gpu:
         section.facts["host memory beside"] = gigabytes(sum(found.host.values()) + shape.parameters * precision.weight)
@@ -165,7 +170,7 @@ def _fit(section: Section, found: Estimate, shape: Shape, work: Work, config: Co
     room = ROOM * machine.bytes
     section.facts["room"] = gigabytes(machine.bytes)
     if found.peak > room:
-        advice = remedies(shape, work, config, room, gpu=machine.gpu)
+        advice = remedies(shape, work, config, room, gpu=machine.gpu, processes=machine.processes)
         section.error(f"about {gigabytes(found.peak)} will not fit into {gigabytes(machine.bytes)} of {machine.name}", advice)
     host = sum(found.host.values()) + shape.parameters * precision_of(config, gpu=machine.gpu).weight
     if machine.gpu and machine.host is not None and host > ROOM * machine.host:
@@ -175,25 +180,31 @@ def _fit(section: Section, found: Estimate, shape: Shape, work: Work, config: Co
         )
 
 
-def remedies(shape: Shape, work: Work, config: Config, room: float, *, gpu: bool) -> str:
+def remedies(shape: Shape, work: Work, config: Config, room: float, *, gpu: bool, processes: int = 1) -> str:
     """The first single change that makes it fit, those that cost least first; else the first sum of changes that does."""
     changed, names = config, list[str]()
 
     def fits(candidate: Config) -> bool:
-        return estimate(shape, work, candidate, precision_of(candidate, gpu=gpu)).peak <= room
+        return estimate(shape, work, candidate, precision_of(candidate, gpu=gpu), processes).peak <= room
 
-    for name, change in _changes(work):
+    changes = _changes(work, config, gpu=gpu, processes=processes)
+    for name, change in changes:
         if fits(change(config)):
             return name
-    for name, change in _changes(work):
+    for name, change in changes:
         names.append(name)
         changed = change(changed)
         if fits(changed):
-            return "together: " + " ".join(names)
-    return f"even {' '.join(names)} do not suffice: shard it over several GPUs (parallel=fsdp2), or take a smaller model"
+            return "together: " + _said(names)
+    return f"even {_said(names)} do not suffice: shard it over several GPUs (parallel=fsdp2), or take a smaller model"
 
 
-def _changes(work: Work) -> list[tuple[str, Callable[[Config], Config]]]:
+def _said(names: Sequence[str]) -> str:
+    """All settings once, in order."""
+    return " ".join(dict.fromkeys(" ".join(names).split()))
+
+
+def _changes(work: Work, config: Config, *, gpu: bool, processes: int) -> list[tuple[str, Callable[[Config], Config]]]:
     """Changes of a recipe by what they cost, the cheapest first."""
     row = max(work.prompt + work.completion, 1024)
 
@@ -207,13 +218,29 @@ def _changes(work: Work) -> list[tuple[str, Callable[[Config], Config]]]:
         tokens = min(work.prompt + work.rollouts * work.completion, config.rollout.token_budget)
         return dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, token_budget=max(tokens, 1)))
 
-    return [
+    def offloaded(config: Config) -> Config:
+        rollout = dataclasses.replace(config.rollout, whole_model=False)
+        return dataclasses.replace(model(offload=True)(config), rollout=rollout)
+
+    found = [
         (f"tokens_per_microbatch={row}", budget),
         (f"rollout.token_budget={work.prompt + work.rollouts * work.completion}", decoded),
         ("model.gradient_checkpointing=true", model(gradient_checkpointing=True)),
         ("model.freeze_vision=true", model(freeze_vision=True)),
-        ("model.lora.rank=64", model(lora=LoraConfig(rank=64))),
     ]
+    if config.parallel == "fsdp2" and processes > 1:
+        found.append(("model.offload=true rollout.whole_model=false", offloaded))
+    adapters = config.model.lora if config.model.lora.rank else LoraConfig(rank=64)
+    if not config.model.lora.rank:
+        found.append(("model.lora.rank=64", model(lora=adapters)))
+    # Servers that take whole models cannot have one that is merged into a quantised base.
+    served = config.rollout.engine == "vllm" and config.rollout.servers.push not in ("auto", "adapter")
+    if gpu and config.parallel == "ddp" and not served:
+        four = model(lora=dataclasses.replace(adapters, quantize="4bit"))
+        name = "model.lora.quantize=4bit"
+        # Each change must also be one that can be made alone.
+        found.append((name if config.model.lora.rank else f"model.lora.rank=64 {name}", four))
+    return found
 
 
 def _time(

@@ -41,12 +41,14 @@ class Choices:
         prompts: Groups to sample; 0 samples none.
         force: Sample even where that takes long.
         gpu: The device to estimate for; empty for this machine's.
+        processes: Devices that share the model out, where the recipe says `parallel: fsdp2`.
     """
 
     limit: int = 0
     prompts: int = PROMPTS
     force: bool = False
     gpu: str = ""
+    processes: int = 1
 
 
 def examine(
@@ -220,7 +222,7 @@ def _rollouts(config: Config, task: Task, samples: Sequence[Sample], at_hand: At
 def _resources(config: Config, at_hand: AtHand, lengths: Sequence[Lengths], samples: Sequence[Sample], choices: Choices) -> Section:
     pictures = {image.name if not image.name.startswith("<") else id(image): image.size for s in samples for image in s.images}
     largest = max((w * h for w, h in pictures.values()), default=0)
-    machine = machine_for(choices.gpu, at_hand.parameters, MOST_ON_CPU)
+    machine = machine_for(choices.gpu, at_hand.parameters, MOST_ON_CPU, choices.processes)
     return check_resources(config, at_hand, lengths, machine, (len(pictures), largest))
 
 

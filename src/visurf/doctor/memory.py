@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from visurf.config import Config
 from visurf.doctor.shape import Shape
+from visurf.doctor.shares import share_out, weight_bytes
 
 MIB = 2**20
 # `visurf.policy.Policy` holds float32 logits of so many bytes at once.
@@ -139,7 +140,7 @@ def trained_parameters(shape: Shape, config: Config) -> int:
     return shape.parameters - (shape.vision_parameters if config.model.freeze_vision else 0)
 
 
-def estimate(shape: Shape, work: Work, config: Config, precision: Precision) -> Estimate:
+def estimate(shape: Shape, work: Work, config: Config, precision: Precision, processes: int = 1) -> Estimate:
     """Bytes of one process at the peak of a step, from the second step on, when the optimiser has its moments.
 
     Args:
@@ -147,36 +148,48 @@ def estimate(shape: Shape, work: Work, config: Config, precision: Precision) -> 
         work: Of a step; of unequal prompts the longest, for an upper bound.
         config: The recipe.
         precision: Of its numbers.
+        processes: That share the model out with `parallel: fsdp2`; with `ddp` each takes what one does.
     """
     trained = trained_parameters(shape, config)
     states = {
-        "weights": float(shape.parameters * precision.weight),
+        "weights": weight_bytes(shape, config, precision.weight),
         "adapters": float(trained * precision.trained) if config.model.lora.rank else 0.0,
         "reference": float(shape.parameters * precision.weight) if config.objective.kl and not config.model.lora.rank else 0.0,
         "moments": float(2 * trained * precision.trained),
     }
     gradients = float(trained * precision.trained)
-    host = _host(shape, work, config)
+    gathered, sampled, host = 0.0, 0.0, _host(shape, work, config)
+    if config.parallel == "fsdp2" and processes > 1:
+        if config.model.offload:
+            host["parts of the model"] = (sum(states.values()) + gradients) / processes
+        shared = share_out(states, gradients, shape, config, processes, precision.low, precision.trained)
+        states, gradients, gathered, sampled = shared.states, shared.gradients, shared.gathered, shared.sampled
     held = {} if precision.gpu else host
     row, patches, rows, predicted = _row(work, config)
     kept, passing = _activations(shape, row, patches, config, precision)
     head = _head(shape, predicted, precision)
     # The gradient of the embeddings is dense, and stands beside what it is added to.
     largest = shape.embedding_parameters * precision.trained if not config.model.lora.rank else 0.0
+    # A quantised matrix is whole for the time of its product.
+    whole = 2.0 * shape.hidden * shape.intermediate if config.model.lora.quantize != "none" else 0.0
     begun = gradients if rows > 1 else 0.0
     training = {
         **states,
         **held,
         "gradients": begun,
         "activations of a packed row": kept,
-        "passing values": max(passing, head),
-        "half-precision copies of weights": float(2 * shape.linear_parameters) if precision.mixed else 0.0,
+        "passing values": max(passing + whole, head),
+        "half-precision copies of weights": float(2 * shape.linear_parameters) if precision.mixed and not gathered else 0.0,
+        "gathered layers": gathered,
     }
     # At the end of the backward pass the activations are gone and the gradients are whole.
-    end = {**states, **held, "gradients": gradients, "passing values": largest}
+    end = {**states, **held, "gradients": gradients, "passing values": largest, "gathered layers": gathered}
     if sum(end.values()) > sum(training.values()):
         training = end
-    sampling = {**states, **held, "gradients": gradients, **_sampling(shape, work, config, precision)} if work.rollouts else {}
+    sampling = {}
+    if work.rollouts:
+        sampling = {**states, **held, "gradients": gradients, **_sampling(shape, work, config, precision)}
+        sampling["gathered layers"] = sampled
     return Estimate(training, sampling, host, row, rows)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from visurf.accounting import DEVICES, Device, Parameters, decode_bytes, forward_flops, known_device, training_flops
 from visurf.config import Config
-from visurf.doctor.memory import Precision, Work, together, trained_parameters
+from visurf.doctor.memory import Precision, Work, estimate, together, trained_parameters
 from visurf.doctor.shape import Shape
+from visurf.doctor.shares import HELD
 
 # Shares of the rates that training and decoding are taken to reach.
 COMPUTED, READ = 0.4, 0.5
@@ -99,5 +100,13 @@ def step_time(shape: Shape, work: Work, config: Config, precision: Precision, de
     )
     if config.model.gradient_checkpointing:
         flops += forward_flops(counted, work.prompts * work.group, 0, patches if trained_tower else 0)
+    if config.model.lora.quantize != "none":
+        # Every pass writes the layers out in bfloat16 and reads them again.
+        layers = shape.linear_parameters - shape.head_parameters
+        written = layers * (HELD[config.model.lora.quantize] + 2 * precision.low) / (device.bandwidth * READ)
+        passes = 3 if config.model.gradient_checkpointing else 2
+        rows = estimate(shape, work, config, precision).rows
+        decode += written * work.completion * math.ceil(work.prompts / together(work, config)) if work.rollouts else 0.0
+        return StepTime(prefill, decode, (flops / rate + written * passes * rows) * config.inner_steps)
     assert trained_parameters(shape, config) > 0
     return StepTime(prefill, decode, flops * config.inner_steps / rate)

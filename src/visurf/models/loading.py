@@ -15,6 +15,7 @@ from visurf.linear import use_onednn
 from visurf.models.family import Family, VisionLanguageModel
 from visurf.models.internvl import INTERNVL
 from visurf.models.llava_onevision import LLAVA_ONEVISION
+from visurf.models.quantization import Bits, quantization_config
 from visurf.models.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from visurf.models.smolvlm import SMOLVLM
 from visurf.naming import look_up
@@ -74,7 +75,7 @@ def resolve(source: str | Path) -> str:
     return str(Path(__file__).parents[1] / "mini" / "checkpoint") if str(source) == MINI else str(source)
 
 
-def load_model(
+def load_model(  # noqa: PLR0913 - every argument but the first has a default and is a setting of its own
     source: str | Path,
     *,
     dtype: torch.dtype = torch.float32,
@@ -84,6 +85,7 @@ def load_model(
     weights: Path | None = None,
     family: str = "",
     kernel: str = "auto",
+    quantize: Bits = "none",
 ) -> VisionLanguageModel:
     """Load a checkpoint from a local folder or by hub name.
 
@@ -96,6 +98,7 @@ def load_model(
         weights: A folder to take the network from instead (a training checkpoint); tokenizer and processor stay the source's.
         kernel: How attention over packed rows is computed, see `visurf.kernels`.
         family: A family's name or ``pkg.module:NAME``; empty to go by the checkpoint's `model_type`.
+        quantize: How the language model's layers are held, see `visurf.models.quantization`; `dtype` is then that of the rest.
 
     Raises:
         ValueError: The architecture has no family here, or its attention does not do what the family promises.
@@ -108,11 +111,16 @@ def load_model(
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     chosen = look_up(family, FAMILIES, "model family") if family else family_of(config.model_type)
     check_sharing(chosen, config)
-    network: Any = AutoModelForImageTextToText.from_pretrained(
-        weights or folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True
-    )
+    asked: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False, "use_safetensors": True}
+    if quantize != "none":
+        with torch.device("meta"):
+            hollow = AutoModelForImageTextToText.from_config(config)
+        # Quantised as they are read, on the device; such a network is not moved.
+        asked |= {"quantization_config": quantization_config(quantize, hollow), "device_map": {"": device}}
+    network: Any = AutoModelForImageTextToText.from_pretrained(weights or folder, **asked)
     use_shared_attention(network, chosen, kernel)
-    network.to(device)
+    if quantize == "none":
+        network.to(device)
     network.eval()
     use_products(network)
     if network.device.type == "cpu":

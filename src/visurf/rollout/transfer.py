@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from visurf import parallel
+from visurf.models.quantization import is_quantized
 from visurf.rollout.vllm import Server, Weights
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ def merged(network: Any) -> Iterator[None]:
     if not hasattr(network, "merge_adapter"):
         yield
         return
+    if is_quantized(network):
+        raise ValueError("adapters cannot be merged into a quantised base and taken out again; set rollout.servers.push=adapter")
     weights = [m.base_layer.weight for m in network.modules() if hasattr(m, "base_layer")]
     before = [weight.data.clone() for weight in weights]
     network.merge_adapter()
