@@ -135,6 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--prompts", type=int, default=2, help="of a step, each with a picture of its own")
     parser.add_argument("--images", type=Path, default=Path("build/host-memory/images"))
     parser.add_argument("--out", type=Path, default=Path("build/host-memory/run"), help="run folder; an earlier one is deleted")
     parser.add_argument("--json", type=Path, default=Path("build/host-memory.json"))
@@ -146,7 +147,7 @@ def main() -> int:
         "data": {"train": str(draw_pictures(options.images)), "validation": "", "workers": options.workers},
         "rollout": {"group_size": 4, "max_tokens": 40},
         "reward": {"frame": [4000, 3000]},
-        "prompts_per_step": 2,
+        "prompts_per_step": options.prompts,
         "steps": options.steps,
         "threads": 1,
         "out": str(options.out),
@@ -155,7 +156,7 @@ def main() -> int:
     single = alone(config)
     watch = Watch()
     watch.install()
-    command = f"python bench/host_memory.py --steps {options.steps} --workers {options.workers}"
+    command = f"python bench/host_memory.py --steps {options.steps} --workers {options.workers} --prompts {options.prompts}"
     options.json.parent.mkdir(parents=True, exist_ok=True)
 
     def report(event: dict[str, Any]) -> None:
