@@ -111,13 +111,15 @@ def load_model(  # noqa: PLR0913 - every argument but the first has a default an
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     chosen = look_up(family, FAMILIES, "model family") if family else family_of(config.model_type)
     check_sharing(chosen, config)
-    asked: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False, "use_safetensors": True}
+    quantised: dict[str, Any] = {}
     if quantize != "none":
         with torch.device("meta"):
             hollow = AutoModelForImageTextToText.from_config(config)
         # Quantised as they are read, on the device; such a network is not moved.
-        asked |= {"quantization_config": quantization_config(quantize, hollow), "device_map": {"": device}}
-    network: Any = AutoModelForImageTextToText.from_pretrained(weights or folder, **asked)
+        quantised = {"quantization_config": quantization_config(quantize, hollow), "device_map": {"": device}}
+    network: Any = AutoModelForImageTextToText.from_pretrained(
+        weights or folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True, **quantised
+    )
     use_shared_attention(network, chosen, kernel)
     if quantize == "none":
         network.to(device)
