@@ -21,7 +21,7 @@ def _gradients(module: nn.Module, rows: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [3, 700])
+@pytest.mark.parametrize("rows", [3, 9, 61, 700])
 @pytest.mark.parametrize("maker", [True, False])
 def test_linear_layers_compute_and_differentiate_what_torch_does(
     monkeypatch: pytest.MonkeyPatch, maker: bool, rows: int, bias: bool

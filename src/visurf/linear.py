@@ -26,8 +26,8 @@ FEW_WORTH = 1 << 18
 FEW_ROWS = 512
 # Copies of weights in that layout take so many bytes at most.
 PACKED_BYTES = 4 << 30
-# Compiled kernels that are kept.
-KERNELS = 16
+# Compiled kernels that are kept: those of some 30 numbers of rows (`rung`) in the seven layers that differ within a network.
+KERNELS = 256
 
 
 class Linear(nn.Linear):
@@ -45,9 +45,21 @@ class Linear(nn.Linear):
         weight = self.weight
         if not self.keep or _differentiated(input, weight) or not _suits(input, weight, FEW_WORTH):
             return product(input, weight, self.bias)
-        if self.packed is None and input.numel() <= FEW_ROWS * weight.shape[1]:
+        rows = input.numel() // weight.shape[1]
+        if rows > FEW_ROWS:
+            return product(input, weight, self.bias)
+        if self.packed is None:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        return _product(input, weight if self.packed is None else self.packed, self.bias)
+        if (padded := rung(rows)) == rows:
+            return _product(input, self.packed, self.bias)
+        flat = functional.pad(input.reshape(rows, -1), (0, 0, 0, padded - rows))
+        return _product(flat, self.packed, self.bias)[:rows].view(*input.shape[:-1], -1)
+
+
+def rung(rows: int) -> int:
+    """The number of rows that a product with few rows is padded to, four for each doubling: a kernel is compiled for each."""
+    step = max(1, 1 << (rows - 1).bit_length() >> 3)
+    return -(-rows // step) * step
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

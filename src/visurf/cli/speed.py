@@ -33,6 +33,7 @@ def add(commands: Any) -> None:
         )
         if name != "scaling":
             parser.add_argument("--against", default="naive", help="naive, trl, or naive,trl (default naive)")
+            parser.add_argument("--groups", type=int, default=0, help="prompts of a step (default: 8 for tiny, 1 for mid, else 2)")
         parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
         parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
         parser.add_argument("--warmup", type=int, default=1, help="rounds before them (default 1)")
@@ -52,6 +53,8 @@ def _bench(options: argparse.Namespace) -> int:
 
     if min(options.repeats, options.warmup + 1) < 1:
         raise ConfigError(f"--repeats: expected 1 or more, got {options.repeats}; --warmup: 0 or more, got {options.warmup}")
+    if getattr(options, "groups", 0) < 0:
+        raise ConfigError(f"--groups: expected 1 or more, or 0 for the model's own number, got {options.groups}")
     if getattr(options, "picture", None) is not None and options.json is None:
         raise ConfigError("--picture draws what --json wrote; give both")
     quiet_libraries()
@@ -69,6 +72,7 @@ def _bench(options: argparse.Namespace) -> int:
         options.length,
         options.tokens,
         options.limit,
+        getattr(options, "groups", 0),
         shlex.join(["visurf", *sys.argv[1:]]),
     )
     if options.what == "scaling":

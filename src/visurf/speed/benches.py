@@ -39,6 +39,7 @@ class Plan:
         length: Longest completion of the large models; 0 for their default.
         tokens: Token budget of a micro-batch, for every side; 0 for 16384, and 8192 for the large models.
         limit: Seconds after which no further round of a measurement begins; 0 for no limit.
+        groups: Prompts of a step; 0 for the model's own number.
         command: As it was typed, for the record.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     length: int = 0
     tokens: int = 0
     limit: float = 0.0
+    groups: int = 0
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -84,7 +86,7 @@ class Bench:
             ConfigError: A rival is not installed, or the model needs another device.
         """
         self.plan = plan
-        self.workload = workload_for(plan.model, plan.length)
+        self.workload = workload_for(plan.model, plan.length, plan.groups)
         if "trl" in plan.against:
             from visurf.speed import trl_rival
 

@@ -29,7 +29,8 @@ def measure_memory(plan: Plan) -> Report:
 
 
 def _in_child(plan: Plan, side: str) -> float:
-    options = {"model": plan.model, "length": plan.length, "tokens": plan.budget, "threads": torch.get_num_threads(), "side": side}
+    sizes = {"model": plan.model, "length": plan.length, "tokens": plan.budget, "groups": plan.groups}
+    options = {**sizes, "threads": torch.get_num_threads(), "side": side}
     command = [sys.executable, "-W", "ignore", "-m", "visurf.speed.memory", json.dumps(options)]
     # Freed blocks go back to the system at once, so that what is held is what is used.
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
@@ -47,7 +48,7 @@ def main() -> None:
     torch.set_num_threads(options["threads"])
     side = options["side"]
     against = ("naive",) if side == "visurf" else (side,)
-    plan = Plan(options["model"], against, length=options["length"], tokens=options["tokens"])
+    plan = Plan(options["model"], against, length=options["length"], tokens=options["tokens"], groups=options["groups"])
     sys.stdout.write(json.dumps({"mib": Bench(plan).memory(side)}) + "\n")
 
 

@@ -6,6 +6,7 @@ and both sides of a comparison get the same ones.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -155,13 +156,19 @@ def _blocks(*sizes: tuple[int, int]) -> tuple[Size, ...]:
     return tuple((w * PATCH, h * PATCH) for w, h in sizes)
 
 
-def _many(name: str, grids: Sequence[tuple[int, int]], words: Sequence[int], low: int, high: int, label: int) -> Workload:
-    """Groups of 8 rollouts and a label, one picture each."""
-    lengths = evenly(low, high, 8 * len(grids))
-    groups = [
-        GroupPlan(_blocks(grid), count, tuple(lengths[8 * i : 8 * i + 8]), label)
-        for i, (grid, count) in enumerate(zip(grids, words, strict=True))
-    ]
+def _many(name: str, prompts: Sequence[tuple[tuple[int, int], int]], count: int, tokens: tuple[int, int, int]) -> Workload:
+    """Groups of 8 rollouts and a label.
+
+    Args:
+        name: Of the workload.
+        prompts: Image tokens on each side of its picture, and words of its question; taken in turn.
+        count: Groups.
+        tokens: Of the shortest rollout, of the longest, of the label.
+    """
+    low, high, label = tokens
+    lengths = evenly(low, high, 8 * count)
+    chosen = itertools.islice(itertools.cycle(prompts), count)
+    groups = [GroupPlan(_blocks(grid), words, tuple(lengths[8 * i : 8 * i + 8]), label) for i, (grid, words) in enumerate(chosen)]
     return Workload(name, tuple(groups))
 
 
@@ -175,29 +182,30 @@ def like_the_demo(workload: Workload) -> Workload:
     return Workload(f"{workload.name}, rewards as in the demo", tuple(groups))
 
 
-_TINY_GRIDS = ((8, 8), (7, 8), (9, 7), (8, 7), (6, 10), (12, 5), (8, 6), (7, 7))
+_TINY = ((8, 8), 19), ((7, 8), 20), ((9, 7), 20), ((8, 7), 19), ((6, 10), 19), ((12, 5), 19), ((8, 6), 19), ((7, 7), 19)
 
 
-def workload_for(model: str, length: int = 0) -> Workload:
+def workload_for(model: str, length: int = 0, groups: int = 0) -> Workload:
     """The workload that goes with a model's shape.
 
     Args:
         model: A name of `visurf.speed.shapes.SHAPES`.
         length: Longest completion of the large models; 0 for 128.
+        groups: Prompts of a step; 0 for the model's own number.
     """
     match model:
         case "smoke":
-            return _many("smoke", ((3, 2), (2, 2)), (4, 6), 4, 8, 5)
+            return _many("smoke", (((3, 2), 4), ((2, 2), 6)), groups or 2, (4, 8, 5))
         case "tiny":  # 8 groups of 9: 9936 padded tokens, 3386 unique
-            return _many("tiny", _TINY_GRIDS, (19, 20, 20, 19, 19, 19, 19, 19), 32, 48, 29)
+            return _many("tiny", _TINY, groups or 8, (32, 48, 29))
         case "mid":  # 1 group of 9, prompt of 400: 4410 padded tokens, 1116 unique
-            return _many("mid", ((20, 18),), (33,), 76, 90, 61)
+            return _many("mid", (((20, 18), 33), ((18, 20), 33)), groups or 1, (76, 90, 61))
         case _:
-            longest = length or 128
-            lengths = evenly(longest * 2 // 3, longest, 16)
+            longest, count = length or 128, groups or 2
+            lengths = evenly(longest * 2 // 3, longest, 8 * count)
             pictures: tuple[Size, ...] = ((640, 640), (1280, 960))
-            groups = [GroupPlan(pictures, 100, tuple(lengths[8 * i : 8 * i + 8]), longest // 2) for i in range(2)]
-            return Workload(f"{model}-{longest}", tuple(groups))
+            plans = [GroupPlan(pictures, 100, tuple(lengths[8 * i : 8 * i + 8]), longest // 2) for i in range(count)]
+            return Workload(f"{model}-{longest}", tuple(plans))
 
 
 def scaled_workload(rollouts: int, prompt: int, length: int = 48) -> Workload:
