@@ -4,12 +4,14 @@
 
 It does what ``visurf study FILE --out OUT/NAME`` does for each file, with the same folders, frozen settings and results; only
 the order differs: the first seed of all studies comes first, so that a table that is not complete is balanced. A run is a fork
-of one process, which spares it the seconds in which the libraries are imported. Runs that are done are not run again.
+of one process, which spares it the seconds in which the libraries are imported. Runs that are done are not run again: those in
+OUT, and with --results those whose numbers are in the results already, so that the studies go on from a fresh clone.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -17,8 +19,9 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -63,6 +66,35 @@ def alike(job: Job) -> str:
         values = {name: values[name] for name in ("model", "task", "reward")} | {"max_tokens": values["rollout"]["max_tokens"]}
     tests = {name: [asked.data, dict(asked.settings)] for name, asked in sorted(job.tests.items())}
     return json.dumps([job.role, values, tests], sort_keys=True, default=str)
+
+
+def digest(progress: Progress, job: Job) -> str:
+    """What a run's numbers come from: the settings its study gives it, its questions and metrics, the weights it begins with."""
+    tests = {name: [asked.data, dict(asked.settings)] for name, asked in sorted(job.tests.items())}
+    # A model as it was depends on nothing of the training.
+    values = {name: job.values.get(name) for name in ("model", "task")} if job.role == "start" else job.values
+    weights = Path(job.values["model"]["path"]) / "model.safetensors"
+    content = hashlib.blake2b(weights.read_bytes()).hexdigest() if weights.exists() else ""
+    text = json.dumps([job.role, values, tests, list(progress.study.metrics), content], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """Runs that results hold already, by the digest of what they come from."""
+    found = [json.loads(path.read_text())["runs"] for path in sorted(folder.glob("*.json"))]
+    return {run["settings"]: run for runs in found for run in runs if run["status"] == "done" and "settings" in run}
+
+
+def with_recorded(results: dict[str, Any], digests: Mapping[tuple[str, str], str], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Results in which runs without a folder here have the numbers recorded before, and all have their digest."""
+    own = ("role", "name", "axes", "chosen", "matching")
+    runs = []
+    for run in results["runs"]:
+        known = digests[run["role"], run["name"]]
+        if run["status"] == "not run" and known in before:
+            run = {**before[known], **{name: run[name] for name in own}}
+        runs.append({**run, "settings": known})
+    return {**results, "runs": runs}
 
 
 def take_over(folder: Path, done: Path) -> None:
@@ -135,7 +167,10 @@ def main() -> None:
     began = time.monotonic()
     files = [quick(path, options.out / "studies") if options.quick else path for path in options.studies]
     studies = [prepare(path, options.out / f"{path.parent.name}-{path.stem}") for path in files]
+    before = recorded(options.results) if options.results else {}
+    digests = {progress.out: {(job.role, job.name): digest(progress, job) for job in jobs} for progress, jobs in studies}
     queue = [(progress, job) for progress, jobs in studies for job in jobs if in_time(job, options.seeds)]
+    queue = [(progress, job) for progress, job in queue if digests[progress.out][job.role, job.name] not in before]
     queue.sort(key=lambda item: (item[1].role != "start", int(item[1].axes.get(SEED, 0))))
     # What every fork needs, imported once.
     import visurf.studies.measure
@@ -160,7 +195,7 @@ def main() -> None:
         said = "failed, see run.log" if code else f"{time.monotonic() - start:.0f} s"
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {number}/{len(queue)} {progress.out.name} {job.name}: {said}\n")
     for (progress, _), path in zip(studies, files, strict=True):
-        results = results_of(progress, path, {})
+        results = with_recorded(results_of(progress, path, {}), digests[progress.out], before)
         write_results(results, progress.out, print)
         if options.results:
             options.results.mkdir(parents=True, exist_ok=True)
