@@ -12,7 +12,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,18 +201,39 @@ def rewards_and_accuracy(found: Results) -> str:
     return markdown(head, lines)
 
 
+def told(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Number of runs, of those with an alarm, and how many of which kind there were."""
+    kinds = [kind for run in runs for kind in run.get("alarms", {})]
+    counted = ", ".join(f"{kind}: {kinds.count(kind)}" for kind in dict.fromkeys(kinds)) or "none"
+    return [str(len(runs)), str(sum(bool(run.get("alarms")) for run in runs)), counted]
+
+
 def alarms(found: Results) -> str:
     """How many reinforced runs of the main table raised an alarm, by paradigm and kind."""
-    runs = found.get("papers-alarms", {}).get("runs", [])
-    if not runs:
-        return NOT_RUN.format("python studies/false_alarms.py runs/papers docs/results/papers-alarms.json")
+    tables = [results for name, results in found.items() if name.startswith("table1-")]
     lines = []
-    for name in dict.fromkeys(run["paradigm"] for run in runs):
-        own = [run for run in runs if run["paradigm"] == name]
-        kinds = [alarm["kind"] for run in own for alarm in run["alarms"]]
-        told = ", ".join(f"{kind}: {kinds.count(kind)}" for kind in dict.fromkeys(kinds)) or "none"
-        lines.append([name, str(len(own)), str(sum(bool(run["alarms"]) for run in own)), told])
+    for name in ("rlvr", "sft_then_rlvr", "visurf"):
+        runs = [run for results in tables for run in runs_of(results, name).values()]
+        if runs:
+            lines.append([name, *told(runs)])
+    if not lines:
+        return NOT_RUN.format("python studies/run.py studies/table1/*.yaml")
     return markdown(["", "runs", "with an alarm", "alarms"], lines)
+
+
+def deception(found: Results) -> str:
+    """How many runs raised an alarm, by the reward that was planted, and what became of the answers."""
+    results = found.get("alarms-deception")
+    if results is None:
+        return NOT_RUN.format("python studies/run.py studies/alarms/deception.yaml")
+    lines = [["baseline", "", "", "", "", spread([value(runs_of(results, "baseline")[""], "held_out", "box_iou")])]]
+    for name in results["study"]["axes"]["reward"]:
+        runs = list(runs_of(results, name, "reward").values())
+        if runs:
+            reward = [[point[1] for point in run["curves"]["reward/total"]] for run in runs]
+            rise = float(np.mean([np.mean(curve[-5:]) - np.mean(curve[:5]) for curve in reward]))
+            lines.append([name, *told(runs), f"{rise:+.2f}", spread([value(run, "held_out", "box_iou") for run in runs])])
+    return markdown(["planted", "runs", "with an alarm", "alarms", "rise of the reward", "held-out box IoU"], lines)
 
 
 _VISUAL_RFT = "python studies/run.py studies/visual_rft/{}.yaml"
@@ -228,6 +249,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "modalities": study_table("reassessing-modalities", _BOTH, _REASSESSING.format("modalities")),
     "rewards": rewards_and_accuracy,
     "alarms": alarms,
+    "deception": deception,
     "abandoned": study_table("abandoned-anomaly", (("ROC-AUC", "held_out", "roc_auc"),), _RUN.format("abandoned/anomaly")),
     "tuning": tuning,
     "table1": table1,
@@ -258,9 +280,7 @@ def fill(page: str, found: Results) -> str:
 
 def read(folder: Path) -> Results:
     """Name of a study -> its results."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    beside = folder.parent / "papers-alarms.json"
-    return found | ({"papers-alarms": {"runs": json.loads(beside.read_text())}} if beside.exists() else {})
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
 def main() -> int:
