@@ -67,14 +67,18 @@ release-check: install
 
 # The papers in miniature (docs/results/papers-in-miniature.md). Hours on 2 cores, and it goes on where it stood; with QUICK=1 one seed, half
 # the steps and fewer questions, about 10 minutes, good for directions only.
-STUDIES := studies/table1/*.yaml studies/abandoned/*.yaml studies/ablation/*.yaml studies/stages/*.yaml studies/rivals/*.yaml studies/visual_rft/*.yaml studies/reassessing/*.yaml studies/alarms/*.yaml
+# Bases of other sizes and of another architecture, trained from the first where they are not there.
+BASES := one_layer:--layers,1,--steps,1800 two_layers:--layers,2,--steps,1200 qwen2_vl:--older,--steps,1200
+STUDIES := studies/table1/*.yaml studies/table2/*.yaml studies/abandoned/*.yaml studies/ablation/*.yaml studies/stages/*.yaml studies/rivals/*.yaml studies/visual_rft/*.yaml studies/reassessing/*.yaml studies/alarms/*.yaml
 reproduce: install
 ifdef QUICK
 	OMP_NUM_THREADS=1 $(BIN)/python studies/run.py studies/table1/*.yaml studies/ablation/nonobject.yaml --quick --out runs/papers-quick --results runs/papers-quick/results
 	$(BIN)/python studies/page.py --results runs/papers-quick/results --print
 else
 	OMP_NUM_THREADS=1 $(BIN)/python studies/run.py studies/tuning/*.yaml --out runs/papers --results docs/results/papers
-	test -d studies/weak_base || OMP_NUM_THREADS=1 $(BIN)/python -m visurf.mini.study_base --out runs/weak_base --steps 600 --export studies/weak_base
+	for base in $(BASES); do test -d studies/bases/$${base%%:*} || OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m visurf.mini.study_base --start studies/base $$(echo $${base#*:} | tr , ' ') \
+	  --out runs/bases/$${base%%:*} --export studies/bases/$${base%%:*} || exit 1; done
 	OMP_NUM_THREADS=1 $(BIN)/python studies/run.py $(STUDIES) --out runs/papers --results docs/results/papers
 	$(BIN)/python studies/curves.py docs/results/papers/ablation-nonobject.json docs/results/papers-curves.png
 	$(BIN)/python studies/page.py

@@ -70,29 +70,34 @@ def common_seeds(found: Results, names: Sequence[str]) -> list[str]:
     return sorted(set.intersection(*sets), key=int) if sets else []
 
 
-def table1(found: Results) -> str:
-    """The main table, over the seeds of which all columns are there."""
-    missing = [f"table1-{study}" for _, study, _, _ in COLUMNS if f"table1-{study}" not in found]
-    if missing:
-        return NOT_RUN.format("python studies/run.py studies/table1/*.yaml")
-    own = {study: found[f"table1-{study}"] for _, study, _, _ in COLUMNS}
-    seeds = common_seeds(own, PARADIGMS)
-    if not seeds:
-        return NOT_RUN.format("python studies/run.py studies/table1/*.yaml")
+def main_table(folder: str) -> Callable[[Results], str]:
+    """The table of all columns, over the seeds of which all columns are there."""
+
+    def write(found: Results) -> str:
+        own = {study: found.get(f"{folder}-{study}") for _, study, _, _ in COLUMNS}
+        there = {study: results for study, results in own.items() if results is not None}
+        seeds = common_seeds(there, PARADIGMS) if len(there) == len(own) else []
+        return averages(there, seeds) if seeds else NOT_RUN.format(f"python studies/run.py studies/{folder}/*.yaml")
+
+    return write
+
+
+def averages(own: Results, seeds: Sequence[str]) -> str:
+    """Every column and their average by paradigm, over some seeds, and ViSurf's lead."""
     base = [value(runs_of(own[s], "baseline")[""], t, m) for _, s, t, m in COLUMNS]
     lines = [["baseline", *(f"{100 * v:.1f}" for v in base), f"{100 * np.mean(base):.1f}", "-"]]
-    averages = {}
+    means: dict[str, list[float]] = {}
     for name in PARADIGMS:
         grid = [[value(runs_of(own[s], name)[seed], t, m) for _, s, t, m in COLUMNS] for seed in seeds]
         average = [float(np.mean(row)) for row in grid]
-        averages[name] = average
+        means[name] = average
         gain = 100 * (np.mean(average) / np.mean(base) - 1)
         columns = [spread([row[i] for row in grid]) for i in range(len(COLUMNS))]
         lines.append([name, *columns, spread(average), f"{gain:+.0f} %"])
     table = markdown(["", *(c[0] for c in COLUMNS), "average", "gain over baseline"], lines)
     said = [f"Means ± standard deviation over {len(seeds)} seed(s) ({', '.join(seeds)}), percent."]
     for name in PARADIGMS[:-1]:
-        said.append(f"Average of ViSurf less that of {name}, seed by seed: {difference(averages['visurf'], averages[name])}.")
+        said.append(f"Average of ViSurf less that of {name}, seed by seed: {difference(means['visurf'], means[name])}.")
     return table + "\n\n" + " ".join(said)
 
 
@@ -244,7 +249,7 @@ _AP = (("AP, known pairs", "known", "ap"), ("AP, held-out pairs", "novel", "ap")
 TABLES: dict[str, Callable[[Results], str]] = {
     "classification": study_table("visual_rft-classification", _ACCURACY, _VISUAL_RFT.format("classification")),
     "detection": study_table("visual_rft-detection", _AP, _VISUAL_RFT.format("detection")),
-    "weaker": study_table("reassessing-weaker", _ACCURACY, _REASSESSING.format("weaker")),
+    "sizes": study_table("reassessing-sizes", _ACCURACY, _REASSESSING.format("sizes")),
     "scale": study_table("reassessing-scale", _ACCURACY, _REASSESSING.format("scale")),
     "modalities": study_table("reassessing-modalities", _BOTH, _REASSESSING.format("modalities")),
     "rewards": rewards_and_accuracy,
@@ -252,7 +257,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "deception": deception,
     "abandoned": study_table("abandoned-anomaly", (("ROC-AUC", "held_out", "roc_auc"),), _RUN.format("abandoned/anomaly")),
     "tuning": tuning,
-    "table1": table1,
+    "table1": main_table("table1"),
+    "table2": main_table("table2"),
     "table1-nonobject": study_table("table1-nonobject", _NONOBJECT, _RUN.format("table1/nonobject")),
     "table1-reasoning": study_table("table1-reasoning", _REASONING, _RUN.format("table1/reasoning")),
     "ablation-nonobject": study_table("ablation-nonobject", _NONOBJECT, _RUN.format("ablation/nonobject")),

@@ -196,10 +196,10 @@ def main() -> None:
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {number}/{len(queue)} {progress.out.name} {job.name}: {said}\n")
     for (progress, _), path in zip(studies, files, strict=True):
         results = with_recorded(results_of(progress, path, {}), digests[progress.out], before)
-        write_results(results, progress.out, print)
         if options.results:
             options.results.mkdir(parents=True, exist_ok=True)
             (options.results / f"{progress.out.name}.json").write_text(json.dumps(results, separators=(",", ":")) + "\n")
+        write_results(results, progress.out, print)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The rendered worlds: the same seed gives the same picture, targets are where the pixels are, what is held out stays out."""
 
 import collections
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from visurf.mini.worlds.kinds import ALL_PAIRS, HELD_OUT, KINDS, KNOWN_PAIRS
 from visurf.mini.worlds.naming import CLASSES
 from visurf.tasks import TASKS
 from visurf.types import DataError, Demonstration, Detections, Objects, ParseError, Points
+
+ROOT = Path(__file__).parents[1]
 
 EVERY = [(name, domain) for name, family in WORLDS.items() for domain in family.domains]
 FRAME = Frame((64, 64), (64, 64))
@@ -244,3 +247,37 @@ def test_lessons_share_their_picture_and_predict_the_replies():
     assert (ids[row["at"] + 1] == row["targets"]).all()
     replies = "".join(reply + "<|im_end|>" for _, asked in scenes for _, reply in asked)
     assert tokenizer.decode(row["targets"]) == replies
+
+
+@pytest.mark.parametrize(("layers", "older"), [(2, False), (1, False), (4, True)])
+def test_a_base_of_another_size_or_architecture_begins_with_what_the_first_one_knows(layers, older):
+    torch = pytest.importorskip("torch")
+    from visurf.mini import pretrain, study_base
+    from visurf.mini.lessons import batch
+    from visurf.mini.model import build_tokenizer
+
+    settings = pretrain.Settings(layers=layers, older=older)
+    phase = pretrain.Phase(1, 7)
+    tokenizer = build_tokenizer(wide=True, thousandths=older)
+    lesson = batch(study_base.mixture(settings, phase, 3), tokenizer)
+    assert (lesson["targets"] != tokenizer.unk_token_id).all()
+
+    def loss(fill):
+        torch.manual_seed(0)
+        model = pretrain.new_model(settings, tokenizer)
+        if fill:
+            study_base.start_from(ROOT / "studies" / "base", tokenizer, settings)(model)
+        with torch.no_grad():
+            hidden = model.model(**lesson["inputs"]).last_hidden_state[0, lesson["at"]]
+            return float(torch.nn.functional.cross_entropy(model.lm_head(hidden), lesson["targets"])), model
+
+    fresh, _ = loss(fill=False)
+    filled, model = loss(fill=True)
+    assert filled < fresh - 0.5
+    assert ("Qwen2VL" if older else "Qwen2_5_VL") in type(model).__name__
+    if older:
+        ids = {n: tokenizer.convert_tokens_to_ids(str(n)) for n in (500, 501, 100)}
+        rows = model.get_input_embeddings().weight
+        # 500 and 501 thousandths of 64 pixels are both about pixel 32.
+        near, far = (torch.linalg.norm(rows[ids[500]] - rows[ids[n]]) for n in (501, 100))
+        assert near < far / 4

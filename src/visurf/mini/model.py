@@ -1,4 +1,4 @@
-"""Tokenizer, image processor and configuration of the embedded model: the real Qwen2.5-VL classes, tiny.
+"""Tokenizer, image processor and configuration of the embedded model: the real Qwen2.5-VL classes, tiny; or those of Qwen2-VL.
 
 `save_scaffold` writes everything of a checkpoint but the weights, in the hub's file layout, so the embedded model is loaded by the
 same code as any Qwen2.5-VL.
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from visurf.mini.world import COLOURS, SHAPES, SIZE
@@ -110,10 +110,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(*, wide: bool = False) -> PreTrainedTokenizerFast:
+def build_tokenizer(*, wide: bool = False, thousandths: bool = False) -> PreTrainedTokenizerFast:
     """The fixed-vocabulary tokenizer; words exist with and without a leading space, numbers from 0 to 100.
 
-    With `wide` it also writes what the families of `visurf.mini.worlds` ask for.
+    With `wide` it also writes what the families of `visurf.mini.worlds` ask for, with `thousandths` all numbers up to 1000.
     """
     words = [*WORDS, *(str(n) for n in range(101))]
     vocabulary = [*SPECIAL, *FRAGMENTS, *MARKS, *words, *(f" {w}" for w in words)]
@@ -121,6 +121,8 @@ def build_tokenizer(*, wide: bool = False) -> PreTrainedTokenizerFast:
     if wide:
         fragments = (*FRAGMENTS, *WIDE_FRAGMENTS)
         vocabulary += [*WIDE_FRAGMENTS, *WIDE_WORDS, *(f" {w}" for w in WIDE_WORDS), *(str(n) for n in COORDINATES)]
+    if thousandths:
+        vocabulary += [str(n) for n in range(1001)]
     vocabulary = list(dict.fromkeys(vocabulary))
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
     pattern = "|".join([*(_escape(f) for f in fragments), " ?[A-Za-z]+", " ?[0-9]+", "[^A-Za-z0-9]"])
@@ -154,11 +156,31 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
     )
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: int = 4) -> Qwen2_5_VLConfig:
-    """The tiny configuration; rope_theta is small because at this head size 1e6 would leave the axes hardly any frequency."""
+def build_config(
+    tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: int = 4, *, older: bool = False
+) -> PreTrainedConfig:
+    """The tiny configuration; rope_theta is small because at this head size 1e6 would leave the axes hardly any frequency.
+
+    Args:
+        tokenizer: Whose ids it names.
+        hidden: Size of a token's state.
+        layers: Of the language model.
+        older: Qwen2-VL instead of Qwen2.5-VL.
+    """
     ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     heads = hidden // 32
-    return Qwen2_5_VLConfig(
+    shared: dict[str, Any] = {"depth": 3, "num_heads": 3, "patch_size": PATCH, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    if older:
+        vision = {**shared, "embed_dim": 96, "mlp_ratio": 4, "hidden_size": hidden}
+    else:
+        own: dict[str, Any] = {
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "window_size": 8 * PATCH,
+            "fullatt_block_indexes": [0, 1, 2],
+        }
+        vision = {**shared, **own, "out_hidden_size": hidden}
+    return (Qwen2VLConfig if older else Qwen2_5_VLConfig)(
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": hidden,
@@ -173,18 +195,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: 
             "pad_token_id": ids["<|endoftext|>"],
             "tie_word_embeddings": True,
         },
-        vision_config={
-            "depth": 3,
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_heads": 3,
-            "patch_size": PATCH,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 8 * PATCH,
-            "fullatt_block_indexes": [0, 1, 2],
-            "out_hidden_size": hidden,
-        },
+        vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -193,8 +204,8 @@ def build_config(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: 
     )
 
 
-def save_scaffold(folder: Path, *, wide: bool = False) -> None:
-    """Write tokenizer, chat template and preprocessor files of the embedded checkpoint, or of the wide world's."""
+def save_scaffold(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
+    """Write tokenizer, chat template and preprocessor files of the embedded checkpoint, or with another tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    build_tokenizer(wide=wide).save_pretrained(folder)
+    (build_tokenizer() if tokenizer is None else tokenizer).save_pretrained(folder)
     build_image_processor().save_pretrained(folder)

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
 from visurf import attention
 from visurf.geometry import Frame
@@ -63,6 +63,7 @@ class Settings:
 
     First the model learns to ground and to reason. Then it learns to answer directly too, as a general model can, and is
     asked more about existence. Last, the direct answer gets a question of its own: the prompt decides whether it reasons.
+    `older` takes Qwen2-VL instead of Qwen2.5-VL.
     """
 
     phases: tuple[Phase, ...] = (
@@ -73,6 +74,7 @@ class Settings:
     seed: int = 0
     hidden: int = 128
     layers: int = 4
+    older: bool = False
     learning_rate: float = 2e-3
 
 
@@ -110,12 +112,13 @@ def clean_scenes(settings: Settings, phase: Phase, step: int) -> list[Told]:
     return [(scene.render(), questions(scene, phase, rng)) for scene in scenes]
 
 
-def new_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+def new_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Any:
     """A freshly initialised model of the real class."""
     name = attention.register()
-    config = scaffold.build_config(tokenizer, settings.hidden, settings.layers)
+    config = scaffold.build_config(tokenizer, settings.hidden, settings.layers, older=settings.older)
     implementation = {"": name, "text_config": name, "vision_config": "sdpa"}
-    return Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=implementation)
+    model = Qwen2VLForConditionalGeneration if settings.older else Qwen2_5_VLForConditionalGeneration
+    return model._from_config(config, attn_implementation=implementation)
 
 
 def optimizers(model: torch.nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:

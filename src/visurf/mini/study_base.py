@@ -7,6 +7,9 @@ knows afterwards, and what it has never met, is the inside and the outside of it
 - outside: defects of surfaces (never seen), an empty list as an answer (never written: whether something is there is only
   ever asked as a yes/no question), pairs of colour and shape that are held out, and every shifted domain.
 
+``--start CHECKPOINT`` goes on from another model: with ``--layers 2`` or ``1`` from fewer of its layers, for bases of other sizes,
+and with ``--older`` into the classes of Qwen2-VL, whose answers count in thousandths of the picture instead of pixels.
+
 Seeded and resumable: run the same command again after an interruption.
 """
 
@@ -14,15 +17,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from visurf.geometry import Frame
 from visurf.mini import model as scaffold
@@ -33,7 +37,8 @@ from visurf.mini.world import Domain
 from visurf.mini.worlds import WORLDS, Asked
 from visurf.tasks import TASKS
 
-FRAME = Frame((world.SIZE, world.SIZE), (world.SIZE, world.SIZE))
+PIXELS = Frame((world.SIZE, world.SIZE), (world.SIZE, world.SIZE))
+THOUSANDTHS = Frame((1000.0, 1000.0), (world.SIZE, world.SIZE))
 EMBEDDED = Path(__file__).parent / "checkpoint"
 # Share of questions that are answered without reasoning; "answer : " before the question asks for it.
 DIRECT = 0.2
@@ -54,10 +59,10 @@ STEPS, LEARNING_RATE = 1800, 1.5e-3
 OPTIONS: Mapping[str, Mapping[str, str]] = {"detection": {"confidence": "size"}}
 
 
-def reply(family: str, asked: Asked, rng: np.random.Generator) -> tuple[str, str]:
+def reply(family: str, asked: Asked, frame: Frame, rng: np.random.Generator) -> tuple[str, str]:
     """The question as it is put, and the reply: with its reasoning, or directly where the question says so."""
     text = f"detect all {asked.question}" if family == "detection" else asked.question
-    answer = TASKS[WORLDS[family].tasks[0]].label_text(asked.target, FRAME, True)
+    answer = TASKS[WORLDS[family].tasks[0]].label_text(asked.target, frame, True)
     if rng.random() < DIRECT:
         return f"answer : {text}", answer
     return text, f"<think>{asked.thinking}</think>{answer}"
@@ -86,13 +91,13 @@ def plain_facts(scene: world.Scene, rng: np.random.Generator) -> tuple[str, str]
     return "how many shapes are there", str(len(scene.shapes))
 
 
-def _named(rng: np.random.Generator) -> Told:
+def _named(frame: Frame, rng: np.random.Generator) -> Told:
     """A clean scene of the embedded model's world: groundings, existence, a fact."""
     scene = world.draw_scene(world.CLEAN, rng)
     asked = []
     for index in rng.permutation(len(scene.shapes))[:3]:
         shape = scene.shapes[index]
-        answer = TASKS["referring"].label_text(world.target(shape), FRAME, True)
+        answer = TASKS["referring"].label_text(world.target(shape), frame, True)
         form, question = rng.random(), world.question(shape.colour, shape.kind)
         if form < 0.1:
             asked.append((world.plain_question(shape.colour, shape.kind), answer))
@@ -112,45 +117,76 @@ def _grainy(rng: np.random.Generator) -> Told:
 
 def mixture(settings: Settings, phase: Phase, step: int) -> list[Told]:
     """The scenes of a step."""
+    frame = THOUSANDTHS if settings.older else PIXELS
     rng = np.random.default_rng((settings.seed, 20251010, step))
-    told = [_named(rng) for _ in range(NAMED)] + [_grainy(rng) for _ in range(GRAINY)]
+    told = [_named(frame, rng) for _ in range(NAMED)] + [_grainy(rng) for _ in range(GRAINY)]
     for family, domain, scenes, count in MIXTURE:
         chosen = WORLDS[family]
         for _ in range(scenes):
             drawn = chosen.draw(chosen.domains[domain], rng, count, {**chosen.options, **OPTIONS.get(family, {})})
-            told.append((drawn.picture, [reply(family, asked, rng) for asked in drawn.asked]))
+            told.append((drawn.picture, [reply(family, asked, frame, rng) for asked in drawn.asked]))
     return told
 
 
-def from_embedded(model: torch.nn.Module) -> None:
-    """Take the embedded model's weights; tokens that it lacks keep their fresh rows."""
-    loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(EMBEDDED, dtype=torch.float32)
-    weights, own = dict(loaded.named_parameters()), dict(model.named_parameters())
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter[: len(weights[name])] = weights[name]
+def start_from(folder: Path, tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Callable[[torch.nn.Module], None]:
+    """A function that fills a fresh model with a checkpoint's weights, as far as they fit.
+
+    Of fewer layers the outermost and those evenly between are taken. Tokens that the checkpoint lacks keep their fresh rows, but
+    those of thousandths lie between the rows of the two pixels beside them. A vision tower of other classes keeps its fresh parts.
+    """
+
+    def fill(model: torch.nn.Module) -> None:
+        loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        weights: dict[str, torch.Tensor] = dict(loaded.named_parameters())
+        taken = np.linspace(0, loaded.config.get_text_config().num_hidden_layers - 1, settings.layers).round().astype(int)
+        before = AutoTokenizer.from_pretrained(folder).get_vocab()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                source = re.sub(r"(?<=language_model\.layers\.)\d+", lambda m: str(taken[int(m[0])]), name)
+                if source.endswith("embed_tokens.weight"):
+                    for token, row in tokenizer.get_vocab().items():
+                        found = _row(weights[source], before, token, thousandths=settings.older)
+                        if found is not None:
+                            parameter[row] = found
+                elif source in weights:
+                    parameter.copy_(weights[source])
+
+    return fill
 
 
-def export(folder: Path, out: Path, settings: Settings) -> None:
+def _row(embedding: torch.Tensor, before: Mapping[str, int], token: str, *, thousandths: bool) -> torch.Tensor | None:
+    # Numbers up to 20 keep their rows: they are counts, too, and hardly any box begins that near to the edge.
+    if thousandths and token.isdecimal() and 20 < int(token) <= 1000:
+        pixel = int(token) / 1000 * world.SIZE
+        low, high = (embedding[before[str(int(x))]] for x in (np.floor(pixel), np.ceil(pixel)))
+        return torch.lerp(low, high, pixel % 1)
+    return embedding[before[token]] if token in before else None
+
+
+def export(folder: Path, out: Path, settings: Settings, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write the trained weights as a checkpoint in the hub's layout, float16."""
-    network: Any = pretrain.new_model(settings, scaffold.build_tokenizer(wide=True))
+    network: Any = pretrain.new_model(settings, tokenizer)
     network.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
     network.half().save_pretrained(out)
-    scaffold.save_scaffold(out, wide=True)
+    scaffold.save_scaffold(out, tokenizer)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of states, snapshots and the loss curve")
+    parser.add_argument("--start", type=Path, default=EMBEDDED, help="checkpoint of tiny Qwen2.5-VL (default: the embedded one)")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the language model (default 4)")
+    parser.add_argument("--older", action="store_true", help="Qwen2-VL instead of Qwen2.5-VL")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--export", type=Path, help="also write the checkpoint here")
     args = parser.parse_args()
-    settings = Settings(phases=(Phase(steps=args.steps, questions=7),), learning_rate=LEARNING_RATE)
-    tokenizer = scaffold.build_tokenizer(wide=True)
-    pretrain.pretrain(args.out, settings, scenes=mixture, tokenizer=tokenizer, start=from_embedded)
+    phases = (Phase(steps=args.steps, questions=7),)
+    settings = Settings(phases=phases, learning_rate=LEARNING_RATE, layers=args.layers, older=args.older)
+    tokenizer = scaffold.build_tokenizer(wide=True, thousandths=args.older)
+    pretrain.pretrain(args.out, settings, scenes=mixture, tokenizer=tokenizer, start=start_from(args.start, tokenizer, settings))
     if args.export:
-        export(args.out, args.export, settings)
+        export(args.out, args.export, settings, tokenizer)
         digest = hashlib.sha256((args.export / "model.safetensors").read_bytes()).hexdigest()
         sys.stdout.write(f"{args.export}: sha256 {digest}\n")
 

@@ -78,7 +78,9 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
     every = max(1, math.ceil(len(rows) / _POINTS))
     for name in sorted({n for row in rows for n in row}):
         if name.startswith(("validation/", "side/")):
-            found[name] = [[row["step"], _round(row[name])] for row in rows if row.get(name) is not None]
+            points = [[row["step"], _round(row[name])] for row in rows if row.get(name) is not None]
+            if points:
+                found[name] = points
         elif name.startswith("reward/") or name in _WATCHED:
             chunks = [rows[i : i + every] for i in range(0, len(rows), every)]
             means = [(c[-1]["step"], [r[name] for r in c if name in r]) for c in chunks]

@@ -85,7 +85,7 @@ def _gains(axis: Any, gained: Mapping[str, Any], metric: str) -> None:
 
 def _curves(axis: Any, shown: list[Cell], name: str) -> None:
     for number, cell in enumerate(shown):
-        for first, run in enumerate(r for r in cell.runs if name in (r.get("curves") or {})):
+        for first, run in enumerate(r for r in cell.runs if (r.get("curves") or {}).get(name)):
             steps, heights = zip(*run["curves"][name], strict=True)
             axis.plot(steps, heights, color=f"C{number % 10}", alpha=0.6, label=None if first else cell.label)
     axis.set_ylabel(name, fontsize=8)
