@@ -9,8 +9,9 @@ import argparse
 import json
 from pathlib import Path
 
-from visurf.alarms import correlations, find_alarms, read_curve, read_rows, watched
+from visurf.alarms import correlations, find_alarms, read_rows, watched
 from visurf.config import load_config
+from visurf.curves import read_curve
 
 
 def main() -> None:
