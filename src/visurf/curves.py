@@ -137,7 +137,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Ranks from 1, (N,) float64. SciPy has them, but importing its statistics costs a run 20 MiB and one step a second."""
+    """Ranks from 1, (N,) float64. SciPy has them, but importing its statistics costs a run 20 MiB."""
     _, places, counts = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
     ranks: np.ndarray[Any, np.dtype[np.float64]] = (np.cumsum(counts) - (counts - 1) / 2)[places]
     return ranks
