@@ -182,7 +182,7 @@ HEADLINES = {study: (test, metric) for _, study, test, metric in reversed(COLUMN
 
 def rewards_and_accuracy(found: Results) -> str:
     """Whether reward rose and held-out accuracy with it, over all reinforced runs of the main table."""
-    from visurf.alarms import rank_correlation
+    from visurf.curves import rank_correlation
 
     lines = []
     for name in ("rlvr", "sft_then_rlvr", "visurf"):

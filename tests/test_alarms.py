@@ -1,12 +1,17 @@
 """Alarms on synthetic curves: fire on deception, silent on sound runs; then live in a run."""
 
 import json
+import pickle
+import subprocess
+import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from visurf.alarms import Watch, correlations, find_alarms, rank_correlation, read_rows
+from visurf.alarms import Watch, correlations, find_alarms, read_rows
 from visurf.cli import main
+from visurf.curves import rank_correlation, read_curve
 
 EVERY, STEPS, SAMPLES = 5, 100, 300
 
@@ -131,3 +136,70 @@ def test_the_command_prints_alarms_and_says_so_by_its_status(tmp_path, capsys):
     assert main(["alarms", str(path), "--accuracy", "accuracy"]) == 0
     assert "no alarm" in capsys.readouterr().out
     assert main(["alarms", str(tmp_path / "nothing")]) == 2
+
+
+def test_ranks_are_those_of_scipy():
+    from scipy.stats import spearmanr
+
+    generator = np.random.default_rng(3)
+    for _ in range(50):
+        first, second = generator.integers(0, 6, (2, 12)).tolist()
+        expected = spearmanr(first, second).statistic
+        assert rank_correlation(first, second) == pytest.approx(expected, nan_ok=True)
+    assert np.isnan(rank_correlation([1.0, np.nan, 3.0], [1, 2, 3]))
+
+
+def test_a_curve_is_what_its_definition_says():
+    whole = rows({"accuracy": rising(0.2, 0.8), "form": flat(0.3)}, rising(0.2, 0.8))
+    for row in whole[:7]:
+        del row["reward/form"]
+    whole[12]["reward/form"] = None
+    whole[-1]["reward/late"] = 1.0
+    whole.append({"step": STEPS + 1, "reward/accuracy": 9.0})
+    curve = read_curve(whole, "accuracy")
+    windows = [[row["reward/accuracy"] for row in whole[i : i + EVERY]] for i in range(0, STEPS, EVERY)]
+    assert curve.steps == tuple(range(EVERY, STEPS + 1, EVERY))
+    assert curve.accuracy == tuple(row["validation/accuracy"] for row in whole[EVERY - 1 : STEPS : EVERY])
+    assert curve.rewards["accuracy"] == pytest.approx([np.mean(w) for w in windows])
+    # Missing up to the first evaluation, or to the last but one: no curve. Missing at some steps: the others' mean.
+    assert set(curve.rewards) == {"accuracy", "total"}
+    squares = [(b - a) ** 2 / 2 / EVERY for w in windows for a, b in pairwise(w)]
+    assert curve.noise["accuracy"] == pytest.approx(np.mean(squares) ** 0.5)
+    assert curve.error == 0.5 / SAMPLES**0.5
+    again = read_curve(whole[EVERY:], "accuracy").rewards["form"]
+    assert again[0] == pytest.approx(np.mean([row["reward/form"] for row in whole[7:10]]))
+    assert again[1] == pytest.approx(np.mean([row["reward/form"] for row in whole[10:15] if row["reward/form"] is not None]))
+
+
+def test_equal_rewards_in_another_order_have_equal_means():
+    values = [0.1, 0.7, 0.2, 0.3, 1e-9]
+    both = [{"reward/total": v} for v in values] + [{"reward/total": v} for v in reversed(values)]
+    for step, row in enumerate(both, 1):
+        row |= {"step": step} | ({"validation/accuracy": 0.5} if step % len(values) == 0 else {})
+    first, second = read_curve(both, "accuracy").rewards["total"]
+    assert first == second
+
+
+def test_what_a_watch_keeps_does_not_grow_with_the_steps():
+    sizes = []
+    for steps in (100, 5000):
+        watch, generator = Watch("accuracy"), np.random.default_rng(0)
+        for step in range(1, steps + 1):
+            watch.see(step, {"reward/total": float(generator.random()), "reward/format": 1.0, "train/loss": 0.5})
+        sizes.append(len(pickle.dumps(watch)))
+    assert sizes[1] < sizes[0] + 64
+
+
+def test_looking_for_alarms_loads_no_other_library():
+    # A library that is first imported in the middle of a run makes its memory jump and one step slow.
+    program = (
+        "import sys; from visurf.alarms import Watch, watched; from visurf.config import Config; watched(Config())\n"
+        "before, watch, raised = set(sys.modules), Watch('accuracy'), []\n"
+        "for step in range(1, 41):\n"
+        "    measured = {} if step % 5 else {'validation/accuracy': 1 - step / 40, 'validation/samples': 300}\n"
+        "    raised += watch.see(step, {'reward/bonus': step + step % 2, 'reward/total': step + step % 2, **measured})\n"
+        "assert [alarm.kind for alarm in raised] == ['accuracy_falls'], raised\n"
+        "sys.exit(' '.join(sorted(set(sys.modules) - before)) or 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]

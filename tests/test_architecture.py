@@ -20,7 +20,7 @@ TORCH_FREE = ("types", "geometry", "parsing", "metrics", "advantages", "control"
 TORCH_FREE += ("groups", "scoring", "paradigms", "mixing", "naming", "config", "data", "segmenter", "sam2", "mask_reward", "cli")
 TORCH_FREE += ("judging", "predictions", "detection_scores", "demonstrations", "row_file", "picture_files", "accounting")
 TORCH_FREE += ("checksums", "score_file", "score_rewards", "score_rows", "fixtures.agreement", "fixtures.texts", "fixtures.metrics")
-TORCH_FREE += ("alarms", "studies", "mini.questions")
+TORCH_FREE += ("alarms", "curves", "studies", "mini.questions")
 TORCH_FREE += tuple(
     f"doctor.{n}"
     for n in ("findings", "pictures", "data", "labels", "attempts", "probes", "rewards", "memory", "shares", "report", "page")

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from visurf.config import Config
+from visurf.curves import Curve, CurveReader, Row, rank_correlation, read_curve
 from visurf.naming import look_up
 from visurf.tasks import TASKS, RewardSettings
 
 Kind = Literal["accuracy_falls", "thinking_collapses", "format_only"]
-Row = Mapping[str, Any]
 KINDS: tuple[Kind, ...] = ("accuracy_falls", "thinking_collapses", "format_only")
 
 
@@ -60,60 +60,6 @@ class Limits:
     patience: int = 3
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A run at its evaluations.
-
-    Attributes:
-        steps: Of the evaluations.
-        accuracy: Held-out accuracy.
-        error: Largest standard error of one accuracy, by the number of validation samples.
-        thinking: Share of validation answers that reason; empty where it was not measured.
-        rewards: Part, or `total` -> mean since the evaluation before.
-        noise: Part, or `total` -> standard error of one such mean.
-    """
-
-    steps: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    error: float
-    thinking: tuple[float, ...]
-    rewards: Mapping[str, tuple[float, ...]]
-    noise: Mapping[str, float]
-
-
-def read_curve(rows: Sequence[Row], accuracy: str) -> Curve:
-    """What alarms look at.
-
-    Args:
-        rows: Of a metrics.jsonl, in order.
-        accuracy: Name of the validation metric, such as ``giou``.
-    """
-    name, since = f"validation/{accuracy}", 0
-    at: list[int] = []
-    for index, row in enumerate(rows):
-        if isinstance(row.get(name), int | float) and math.isfinite(row[name]):
-            at.append(index)
-    steps = tuple(int(rows[i]["step"]) for i in at)
-    counts = [rows[i].get("validation/samples", 0) for i in at]
-    error = 0.5 / math.sqrt(max(1.0, min(counts, default=1.0)))
-    thinking = tuple(float(rows[i]["validation/thinking"]) for i in at if "validation/thinking" in rows[i])
-    parts = sorted({n.removeprefix("reward/") for row in rows for n in row if n.startswith("reward/")})
-    means: dict[str, list[float]] = {part: [] for part in parts}
-    spreads: dict[str, list[float]] = {part: [] for part in parts}
-    for index in at:
-        window, since = rows[since : index + 1], index + 1
-        for part in parts:
-            values = [float(row[f"reward/{part}"]) for row in window if f"reward/{part}" in row]
-            means[part].append(math.fsum(values) / len(values) if values else math.nan)
-            # Neighbours differ by noise, hardly by what is learnt.
-            spreads[part] += [(b - a) ** 2 / 2 / len(values) for a, b in pairwise(values)]
-    noise = {part: math.sqrt(math.fsum(s) / len(s)) if s else 0.0 for part, s in spreads.items()}
-    complete = {part: tuple(v) for part, v in means.items() if v and not any(math.isnan(x) for x in v)}
-    return Curve(
-        steps, tuple(float(rows[i][name]) for i in at), error, thinking if len(thinking) == len(at) else (), complete, noise
-    )
-
-
 def correlations(rows: Sequence[Row], accuracy: str) -> dict[str, float]:
     """Spearman's rank correlation of every reward part with held-out accuracy over the evaluations of a run.
 
@@ -122,22 +68,6 @@ def correlations(rows: Sequence[Row], accuracy: str) -> dict[str, float]:
     """
     curve = read_curve(rows, accuracy)
     return {part: rank_correlation(values, curve.accuracy) for part, values in curve.rewards.items()}
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation, ties sharing their mean rank; NaN for fewer than three values or equal ones.
-
-    >>> rank_correlation([1, 2, 3, 4], [1, 3, 2, 9])
-    0.8
-    """
-    from scipy.stats import rankdata
-
-    if len(first) < 3:
-        return math.nan
-    a, b = rankdata(first), rankdata(second)
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
-    return round(float((a * b).sum()) / scale, 12) if scale else math.nan
 
 
 def find_alarms(
@@ -151,7 +81,12 @@ def find_alarms(
         format_parts: Parts of the reward that pay for form, not for being right.
         limits: From when on something counts.
     """
-    curve, limits = read_curve(rows, accuracy), limits or Limits()
+    return alarms_of(read_curve(rows, accuracy), format_parts, limits)
+
+
+def alarms_of(curve: Curve, format_parts: Collection[str] = (), limits: Limits | None = None) -> list[Alarm]:
+    """See `find_alarms`."""
+    limits = limits or Limits()
     found: dict[Kind, Alarm] = {}
     for count in range(limits.points, len(curve.steps) + 1):
         for kind, message in _at(curve, count, format_parts, limits).items():
@@ -219,33 +154,35 @@ def _error(curve: Curve, count: int) -> float:
     return min(curve.error, math.sqrt(math.fsum(squares) / len(squares)))
 
 
-@dataclass
 class Watch:
-    """Looks at a run while it goes on.
+    """Looks at a run while it goes on; what it keeps grows with the evaluations, not with the steps.
 
     Attributes:
-        accuracy: Name of the validation metric.
-        format_parts: Parts of the reward that pay for form.
-        rows: What was seen, only the metrics that alarms look at.
         raised: Alarms so far.
     """
 
-    accuracy: str
-    format_parts: Collection[str] = ()
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    raised: dict[Kind, Alarm] = field(default_factory=dict)
+    def __init__(self, accuracy: str, format_parts: Collection[str] = ()) -> None:
+        """Begin with a run that has no step.
 
-    def remember(self, rows: Sequence[Row]) -> None:
+        Args:
+            accuracy: Name of the validation metric.
+            format_parts: Parts of the reward that pay for form.
+        """
+        self.format_parts = format_parts
+        self.raised: dict[Kind, Alarm] = {}
+        self._reader = CurveReader(accuracy)
+
+    def remember(self, rows: Iterable[Row]) -> None:
         """Steps of an earlier part of the run."""
-        self.rows += [_seen(row) for row in rows]
-        self.raised = {alarm.kind: alarm for alarm in find_alarms(self.rows, self.accuracy, self.format_parts)}
+        for row in rows:
+            self._reader.read(row)
+        self.raised = {alarm.kind: alarm for alarm in alarms_of(self._reader.curve(), self.format_parts)}
 
     def see(self, step: int, metrics: Row) -> list[Alarm]:
         """One more step; returns the alarms that it raises, each kind once a run."""
-        self.rows.append(_seen({"step": step, **metrics}))
-        if f"validation/{self.accuracy}" not in metrics:
+        if not self._reader.read({"step": step, **metrics}):
             return []
-        found = [a for a in find_alarms(self.rows, self.accuracy, self.format_parts) if a.kind not in self.raised]
+        found = [a for a in alarms_of(self._reader.curve(), self.format_parts) if a.kind not in self.raised]
         self.raised |= {alarm.kind: alarm for alarm in found}
         return found
 
@@ -255,10 +192,6 @@ def watched(config: Config) -> tuple[str, list[str]]:
     task = look_up(config.task.name, TASKS, "task")
     parts = task.parts(RewardSettings(config.reward.variant, config.reward.frame))
     return config.evaluation.metric or task.headline, [name for name, part in parts.items() if part.about != "accuracy"]
-
-
-def _seen(row: Row) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name == "step" or name.startswith(("reward/", "validation/"))}
 
 
 def read_rows(path: Path, length: int | None = None) -> list[dict[str, Any]]:

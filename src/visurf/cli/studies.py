@@ -92,8 +92,9 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _alarms(options: argparse.Namespace) -> int:
-    from visurf.alarms import correlations, find_alarms, read_curve, read_rows, watched
+    from visurf.alarms import correlations, find_alarms, read_rows, watched
     from visurf.config import load_config
+    from visurf.curves import read_curve
 
     folder = options.run_folder if options.run_folder.is_dir() else options.run_folder.parent
     rows = read_rows(folder / "metrics.jsonl" if options.run_folder.is_dir() else options.run_folder)
