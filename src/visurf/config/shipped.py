@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from visurf.config.settings import ConfigError
+from visurf.config.limits import ConfigError
 from visurf.naming import suggestion
 
 FOLDER = Path(__file__).parents[1] / "recipes"
