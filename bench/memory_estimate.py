@@ -146,8 +146,9 @@ def child(name: str) -> dict[str, Any]:
     """Measure and estimate one case here."""
     import torch
 
-    from visurf.doctor.memory import MIB, Precision, Work, estimate
+    from visurf.doctor.memory import MIB, estimate
     from visurf.doctor.shape import shape_of
+    from visurf.doctor.work import Precision, Work
     from visurf.speed.measure import peak_memory
 
     torch.set_num_threads(1)

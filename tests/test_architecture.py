@@ -23,7 +23,20 @@ TORCH_FREE += ("checksums", "score_file", "score_rewards", "score_rows", "fixtur
 TORCH_FREE += ("alarms", "curves", "studies", "mini.questions")
 TORCH_FREE += tuple(
     f"doctor.{n}"
-    for n in ("findings", "pictures", "data", "labels", "attempts", "probes", "rewards", "memory", "shares", "report", "page")
+    for n in (
+        "findings",
+        "pictures",
+        "data",
+        "labels",
+        "attempts",
+        "probes",
+        "rewards",
+        "work",
+        "memory",
+        "shares",
+        "report",
+        "page",
+    )
 )
 TORCH_FREE += ("serving",)
 TORCH_FREE += ("small_pictures", "group_rows", "provenance", "drawing", "reporting")

@@ -13,9 +13,10 @@ from visurf.config.settings import ServersConfig
 from visurf.doctor.at_hand import look
 from visurf.doctor.estimates import Machine, check_resources, machine_for, remedies, work_of
 from visurf.doctor.lengths import Lengths
-from visurf.doctor.memory import MIB, Precision, Work, _activations, _head, estimate, precision_of, trained_parameters
+from visurf.doctor.memory import MIB, _activations, _head, estimate, trained_parameters
 from visurf.doctor.shape import shape_of
 from visurf.doctor.timing import device_named, processor_rate, step_time
+from visurf.doctor.work import Precision, Work, precision_of
 from visurf.models import FAMILIES
 from visurf.packing import Bundle, Scored, build_row, plan
 from visurf.speed.contenders import Visurf

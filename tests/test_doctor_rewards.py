@@ -177,3 +177,14 @@ def test_the_segmenters_part_is_left_out_and_said():
     assert section.findings == []
     assert "mask_iou" in section.not_made[0]
     assert dataclasses.asdict(section)["facts"]["samples probed"] == 5
+
+
+def test_a_box_that_the_frame_cannot_express_is_not_held_against_the_reward():
+    tiny = Objects(((1000.0, 1000.0, 1003.0, 1002.0),), ((1001.5, 1001.0),))
+    picture = ImageRef(Image.new("RGB", (4000, 3000)))
+    samples = [*samples_of("referring"), Sample("tiny", (picture,), "q", tiny)]
+    scorer = Scorer(TASKS["referring"], TASKS["referring"].parts(RewardSettings("sound")))
+    section = check_rewards(samples, lambda s: Frame((364.0, 280.0), s.size), scorer, lambda text: (0,), deliberate=False)
+    assert section.findings == []
+    assert section.facts["samples probed"] == 5
+    assert section.not_made == ["probes on 1 sample with boxes too small for the model's frame"]

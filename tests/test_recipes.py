@@ -232,6 +232,18 @@ def test_a_file_comes_before_a_shipped_recipe_of_that_name(tmp_path, monkeypatch
     assert load_config("visual_rft/lisa_2b").steps == 3
 
 
+def test_the_demos_recipe_goes_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("demo").model.path == "mini"
+    (tmp_path / "demo").mkdir()  # a folder, such as one with results, is no recipe
+    assert load_config("demo", {"steps": 3}).steps == 3
+
+
+def test_a_name_like_no_recipe_is_told_where_they_are_listed():
+    with pytest.raises(ConfigError, match="no recipe at quux, and none of that name ships with visurf; visurf recipes lists"):
+        find_recipe("quux")
+
+
 def test_the_command_line_lists_and_prints(capsys):
     assert main(["recipes"]) == 0
     out = capsys.readouterr().out

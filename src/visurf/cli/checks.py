@@ -13,9 +13,6 @@ from visurf.cli.runs import quiet_libraries
 if TYPE_CHECKING:
     from visurf.doctor.findings import Section
 
-# The recipe of `visurf demo`, which lies beside the embedded model.
-DEMO = Path(__file__).parents[1] / "mini" / "demo.yaml"
-
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -49,8 +46,7 @@ def _check(options: argparse.Namespace) -> int:
         raise ValueError("--limit and --prompts take 0 or more")
     if options.gpus < 1:
         raise ValueError("--gpus takes 1 or more")
-    recipe = DEMO if options.recipe == "demo" and not Path("demo").exists() else options.recipe
-    config = load_config(recipe, parse_overrides(options.override))
+    config = load_config(options.recipe, parse_overrides(options.override))
 
     def tell(section: Section) -> None:
         print(section_text(section), flush=True)

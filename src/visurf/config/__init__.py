@@ -1,17 +1,17 @@
 """Configuration: frozen dataclasses, filled from YAML and then from ``key=value`` on the command line.
 
-A recipe holds what differs from the defaults. The settings and their meanings stand in `visurf.config.settings`, how recipes are
-read in `visurf.config.loading`.
+A recipe holds what differs from the defaults. The settings and their meanings stand in `visurf.config.settings`, the values that
+can work in `visurf.config.limits`, how recipes are read in `visurf.config.loading`.
 """
 
 from __future__ import annotations
 
+from visurf.config.limits import ConfigError
 from visurf.config.loading import build, load_config, merge, nested, parse_overrides, read_recipe, to_dict
 from visurf.config.settings import (
     AdvantageConfig,
     CheckpointConfig,
     Config,
-    ConfigError,
     DataConfig,
     EvaluationConfig,
     LoraConfig,

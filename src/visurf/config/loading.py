@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from visurf.config.settings import Config, ConfigError
+from visurf.config.limits import ConfigError
+from visurf.config.settings import Config
 from visurf.config.shipped import find_recipe
 from visurf.naming import suggestion
 from visurf.plain_yaml import read_yaml

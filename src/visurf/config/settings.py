@@ -1,4 +1,4 @@
-"""Every setting of a run, as frozen dataclasses with the defaults; an impossible value is an error that names its key."""
+"""Every setting of a run, as frozen dataclasses with the defaults and what they mean."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from visurf.config.limits import check_limits
 from visurf.control import Controls
-
-
-class ConfigError(ValueError):
-    """A recipe or command line that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -390,91 +387,5 @@ class Config:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            ConfigError: Names the key, what it must be and what came.
-        """
-        positive = {
-            "steps": self.steps,
-            "prompts_per_step": self.prompts_per_step,
-            "inner_steps": self.inner_steps,
-            "tokens_per_microbatch": self.tokens_per_microbatch,
-            "rollout.group_size": self.rollout.group_size,
-            "rollout.max_tokens": self.rollout.max_tokens,
-            "rollout.temperature": self.rollout.temperature,
-            "rollout.token_budget": self.rollout.token_budget,
-            "optimizer.max_grad_norm": self.optimizer.max_grad_norm,
-            "optimizer.max_skipped": self.optimizer.max_skipped,
-            "reward.frame": min(self.reward.frame),
-            "model.frame": min(self.model.frame or (1.0,)),
-            "process_timeout": self.process_timeout,
-            "rollout.servers.requests": self.rollout.servers.requests,
-            "rollout.servers.timeout": self.rollout.servers.timeout,
-            "rollout.servers.patience": self.rollout.servers.patience,
-            "rollout.servers.addresses": len(set(self.rollout.servers.addresses)),
-            "recording.every": self.recording.every,
-            "recording.picture_side": self.recording.picture_side,
-        }
-        not_negative = {
-            "optimizer.lr": self.optimizer.lr,
-            "optimizer.weight_decay": self.optimizer.weight_decay,
-            "optimizer.warmup_steps": self.optimizer.warmup_steps,
-            "objective.clip_low": self.objective.clip_low,
-            "objective.clip_high": self.objective.clip_high,
-            "objective.kl": self.objective.kl,
-            "advantage.eps": self.advantage.eps,
-            "advantage.ddof": self.advantage.ddof,
-            "reward.time_limit": self.reward.time_limit,
-            "model.lora.rank": self.model.lora.rank,
-            "evaluation.every": self.evaluation.every,
-            "evaluation.limit": self.evaluation.limit,
-            "checkpoint.every": self.checkpoint.every,
-            "checkpoint.keep": self.checkpoint.keep,
-            "model.feature_cache_mb": self.model.feature_cache_mb,
-            "data.workers": self.data.workers,
-            "rollout.correction": self.rollout.correction,
-            "rollout.servers.alarm": self.rollout.servers.alarm,
-            "recording.groups": self.recording.groups,
-            "recording.text_mb": self.recording.text_mb,
-            "recording.picture_mb": self.recording.picture_mb,
-            "threads": self.threads,
-            "seed": self.seed,
-        }
-        for name, value in positive.items():
-            if not value > 0:
-                raise ConfigError(f"{name}: expected more than 0, got {value!r}")
-        for name, value in not_negative.items():
-            if not value >= 0:
-                raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
-        if not 0 < self.rollout.top_p <= 1:
-            raise ConfigError(f"rollout.top_p: expected a number in (0, 1], got {self.rollout.top_p!r}")
-        if self.rollout.engine == "local":
-            for name in ("overlap", "correction"):
-                if getattr(self.rollout, name):
-                    raise ConfigError(f"rollout.{name}: needs rollout.engine=vllm; in process the policy samples itself")
-        self._check_memory()
-        if self.rollout.servers.push == "adapter" and not self.model.lora.rank:
-            raise ConfigError("rollout.servers.push: got 'adapter', but model.lora.rank is 0: nothing but the whole can be pushed")
-
-    def _check_memory(self) -> None:
-        if self.model.offload and self.parallel != "fsdp2":
-            raise ConfigError(f"model.offload: needs parallel=fsdp2, got {self.parallel!r}; set it, or model.offload=false")
-        bits = self.model.lora.quantize
-        if bits == "none":
-            return
-        if not self.model.lora.rank:
-            raise ConfigError(
-                f"model.lora.quantize: got {bits!r}, but model.lora.rank is 0: quantised weights cannot be trained, only adapters "
-                "on them; set model.lora.rank, such as 64, or model.lora.quantize=none"
-            )
-        if self.parallel == "fsdp2":
-            raise ConfigError(
-                f"model.lora.quantize: got {bits!r} with parallel=fsdp2: a quantised base is held whole by every process; set "
-                "parallel=ddp, or model.lora.quantize=none"
-            )
-        if self.rollout.engine == "vllm" and self.rollout.servers.push not in ("auto", "adapter"):
-            raise ConfigError(
-                f"rollout.servers.push: got {self.rollout.servers.push!r} with model.lora.quantize={bits}: adapters cannot be "
-                "merged into a quantised base without changing it; set rollout.servers.push=adapter"
-            )
+        """Refuse values that cannot work, see `visurf.config.limits`."""
+        check_limits(self)

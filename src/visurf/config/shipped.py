@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
-from visurf.config.settings import ConfigError
-from visurf.naming import suggestion
+from visurf.config.limits import ConfigError
 
 FOLDER = Path(__file__).parents[1] / "recipes"
+# The recipe of `visurf demo`, which lies beside the embedded model.
+DEMO = Path(__file__).parents[1] / "mini" / "demo.yaml"
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -20,7 +22,7 @@ def find_recipe(name: Path | str, beside: Path | None = None) -> Path:
     """The file of a recipe: a path where there is such a file, else the name of a shipped one.
 
     Args:
-        name: ``my.yaml`` or ``visual_rft/coco_base65_2b``.
+        name: ``my.yaml``, ``visual_rft/coco_base65_2b`` or ``demo``.
         beside: The folder that a path is relative to; None for the current one.
 
     Raises:
@@ -32,8 +34,12 @@ def find_recipe(name: Path | str, beside: Path | None = None) -> Path:
     shipped = FOLDER / f"{name}.yaml"
     if shipped.is_file():
         return shipped
-    known = list(shipped_recipes())
-    raise ConfigError(f"no recipe at {name}, and none of that name ships with visurf{suggestion(str(name), known)}")
+    if str(name) == "demo":
+        return DEMO
+    # All their names would be a page.
+    near = difflib.get_close_matches(str(name), [*shipped_recipes(), "demo"], n=1)
+    advice = f"did you mean {near[0]!r}?" if near else "visurf recipes lists those that do"
+    raise ConfigError(f"no recipe at {name}, and none of that name ships with visurf; {advice}")
 
 
 def header(path: Path) -> dict[str, str]:

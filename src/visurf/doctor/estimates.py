@@ -11,9 +11,10 @@ from visurf.config import Config, LoraConfig
 from visurf.doctor.at_hand import AtHand
 from visurf.doctor.findings import Section, Table
 from visurf.doctor.lengths import UNCOUNTED, Lengths
-from visurf.doctor.memory import Estimate, Precision, Work, estimate, precision_of
+from visurf.doctor.memory import Estimate, estimate
 from visurf.doctor.shape import Shape, shape_of
 from visurf.doctor.timing import MEMORY, Device, device_named, processor_rate, step_time
+from visurf.doctor.work import Precision, Work, precision_of
 from visurf.stages import stages
 
 # Of a device's memory, what fragments, kernels' workspaces and the driver are left.

@@ -129,7 +129,7 @@ def problems(sample: Sample, frame: Frame, scorer: Scorer, controls: Controls) -
     short = _short(scorer, score.parts, eliminated=not label.has_reasoning and controls.eliminate)
     if too_small:
         yield Problem("small", sample, "; ".join(too_small), read, own)
-    elif short and _coarse(wanted, own):
+    elif short and is_coarse(wanted, own):
         yield Problem("small", sample, f"the frame rounds the label until {short}", read, own)
     elif short and controls.align:
         yield Problem("reward", sample, short, read, own)
@@ -198,7 +198,7 @@ def inexpressible(target: Answer, read: Answer | None) -> Iterator[str]:
             yield f"{box[2] - box[0]:.4g} x {box[3] - box[1]:.4g} pixels; IoU {iou:.2f} in the frame"
 
 
-def _coarse(target: Answer, frame: Frame) -> bool:
+def is_coarse(target: Answer, frame: Frame) -> bool:
     """Whether a target has a side below three units of the frame, so that rounding decides what it earns."""
     unit = frame.rounding_bound()
     return any(min((b[2] - b[0]) / unit[0], (b[3] - b[1]) / unit[1]) < 3 for b in outlines(target)[0])

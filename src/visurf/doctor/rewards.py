@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from visurf.doctor.attempts import Setting, deserved, right, wrong
 from visurf.doctor.findings import Section, Table, many
-from visurf.doctor.labels import NO_MAXIMUM, FrameOf
+from visurf.doctor.labels import NO_MAXIMUM, FrameOf, is_coarse, own_frame
 from visurf.doctor.probes import PROBES, Probe
 from visurf.geometry import Frame
 from visurf.scoring import RewardError, Scorer
@@ -62,7 +62,12 @@ def check_rewards(samples: Sequence[Sample], frame_of: FrameOf, scorer: Scorer, 
     if len(rated) < len(scorer.parts):
         section.not_made.append("probes of the part mask_iou, which segments every answer")
     strict = Scorer(scorer.task, rated, {n: w for n, w in scorer.weights.items() if n in rated})
-    settings = choose(samples, frame_of, scorer)
+    chosen = choose(samples, frame_of, scorer)
+    # Where rounding decides what an answer earns, even the right one may earn nothing, and the reward is not to blame.
+    settings = [s for s in chosen if not is_coarse(s.sample.target, own_frame(s.task, s.frame))]
+    if len(settings) < len(chosen):
+        left_out = many(len(chosen) - len(settings), "sample")
+        section.not_made.append(f"probes on {left_out} with boxes too small for the model's frame")
     outcomes = [Outcome(probe) for probe in PROBES]
     upside: list[str] = []
     for setting in settings:

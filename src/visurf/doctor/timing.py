@@ -13,9 +13,10 @@ import numpy as np
 
 from visurf.accounting import DEVICES, Device, Parameters, decode_bytes, forward_flops, known_device, training_flops
 from visurf.config import Config
-from visurf.doctor.memory import Precision, Work, estimate, together, trained_parameters
+from visurf.doctor.memory import estimate, together, trained_parameters
 from visurf.doctor.shape import Shape
 from visurf.doctor.shares import HELD
+from visurf.doctor.work import Precision, Work
 
 # Shares of the rates that training and decoding are taken to reach.
 COMPUTED, READ = 0.4, 0.5
