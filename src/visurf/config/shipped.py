@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from visurf.config.settings import ConfigError
-from visurf.naming import suggestion
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -32,8 +32,11 @@ def find_recipe(name: Path | str, beside: Path | None = None) -> Path:
     shipped = FOLDER / f"{name}.yaml"
     if shipped.is_file():
         return shipped
-    known = list(shipped_recipes())
-    raise ConfigError(f"no recipe at {name}, and none of that name ships with visurf{suggestion(str(name), known)}")
+    near = get_close_matches(str(name), list(shipped_recipes()), n=1)
+    raise ConfigError(
+        f"no recipe at {name}, and none of that name ships with visurf{f'; did you mean {near[0]!r}?' if near else ''} "
+        "(`visurf recipes` lists those that do, `visurf init DATA.jsonl` writes one)"
+    )
 
 
 def header(path: Path) -> dict[str, str]:
