@@ -203,6 +203,32 @@ def test_hostile_texts_stay_texts(opened, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_printing_shows_every_chart_light_and_whole_and_no_controls(opened, report, tmp_path):
+    page = opened(report, scheme="dark")
+    charts = page.locator("#curves .plot")
+    drawn = "document.querySelectorAll('#curves .plot canvas').length"
+    assert page.evaluate(drawn) < charts.count()
+    page.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = {drawn}; }})")
+    page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert page.evaluate("window.printed") == charts.count()
+    # On the screen it is dark again.
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 24)"
+    # As paper sees it: A4 between margins of a centimetre.
+    page.set_viewport_size({"width": 718, "height": 1040})
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    beyond = """(name) => [...document.querySelectorAll(name)].filter(
+        (e) => e.getBoundingClientRect().right > e.closest('.card').getBoundingClientRect().right).length"""
+    assert page.evaluate(beyond, ".card canvas, .card table") == 0
+    for control in (".top", "#search", ".list", "#curves input", ".command button"):
+        assert not page.locator(control).first.is_visible()
+    # Which line is which run, and what the reward is compared with, is still said.
+    assert page.locator(".legend button").first.is_visible()
+    assert page.locator(".trust select").first.is_visible()
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1360), ("dark", 1360), ("light", 400)])
 def test_nothing_serious_is_inaccessible_and_nothing_overflows(opened, report, scheme, width):
     page = opened(report, scheme=scheme, width=width, bypass_csp=True)

@@ -177,7 +177,7 @@ def test_help_is_light_and_fits_a_screen():
     *text, heavy = ran.stdout.splitlines()
     assert heavy == "[]"
     assert len(text) <= 24
-    assert max(map(len, text)) <= 100
+    assert max(map(len, text)) <= 80
 
 
 def test_the_help_groups_every_command_by_what_people_want():
@@ -240,3 +240,16 @@ def test_eval_judges_predictions_on_a_benchmark(shared, tmp_path, capsys):
 def test_eval_says_what_it_can_measure(asked, capsys):
     assert main(["eval", *asked]) == 2
     assert "judge what another program produced" in capsys.readouterr().err
+
+
+def test_a_mistyped_command_is_told_the_nearest_one(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["trian", "recipe.yaml"])
+    assert ended.value.code == 2
+    assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_the_help_of_a_command_begins_with_the_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert capsys.readouterr().out.startswith("usage: visurf train ")

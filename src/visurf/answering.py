@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -181,19 +180,13 @@ def ask(config: Config, task: Task, samples: Sequence[Sample], segmenter: Segmen
     """
     import torch
 
-    from visurf.config import LoraConfig
-    from visurf.policy import Policy
     from visurf.precision import autocast
-    from visurf.preparation import prepare_model
+    from visurf.preparation import frozen_policy
     from visurf.rollout.local import Sampling, sample
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
-    model, network = prepare_model(frozen, config.model.path)
-    network.requires_grad_(False)
-    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
-    policy.eval()
+    model, policy = frozen_policy(config, config.model.path)
     greedy = Sampling(config.rollout.max_tokens, token_budget=config.rollout.token_budget, greedy=True)
     for start in range(0, len(samples), _BATCH):
         found: dict[int, Answered] = {}

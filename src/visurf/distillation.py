@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from visurf.config import Config, ConfigError, LoraConfig, to_dict
+from visurf.config import Config, ConfigError, to_dict
 from visurf.data import load_data
 from visurf.demonstrations import inside, names_coordinates, reasoning_of, write_response, write_target
 from visurf.interruption import Interruption
@@ -24,7 +24,7 @@ from visurf.naming import look_up
 from visurf.picture_files import picture_name
 from visurf.policy import Policy
 from visurf.precision import autocast
-from visurf.preparation import make_scorer, prepare_model
+from visurf.preparation import frozen_policy, make_scorer
 from visurf.rollout.local import Rollout, Sampling, sample, stream
 from visurf.row_file import RowFile
 from visurf.scoring import Scorer, label_completion
@@ -259,10 +259,7 @@ def distil(
 
 
 def _prepare(config: Config, scorer: Scorer, keep: Keep, least: float) -> Distillation:
-    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
-    model, network = prepare_model(frozen, config.model.path)
-    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
-    policy.eval()
+    model, policy = frozen_policy(config, config.model.path)
     return Distillation(config, model, policy, scorer, keep, least)
 
 

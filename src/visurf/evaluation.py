@@ -208,9 +208,8 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         DataError: A file or row is wrong.
     """
     # Loading a model belongs to training, which itself evaluates with this module.
-    from visurf.config import LoraConfig
     from visurf.precision import autocast
-    from visurf.preparation import make_scorer, prepare_model
+    from visurf.preparation import frozen_policy, make_scorer
 
     benchmark, root = get_benchmark(name), Path(path)
     samples, notes = load_samples(benchmark, root, split, options)
@@ -222,11 +221,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         chosen = with_segmenter(chosen, segment)
     if config.threads:
         torch.set_num_threads(config.threads)
-    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
-    model, network = prepare_model(frozen, config.model.path)
-    network.requires_grad_(False)
-    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
-    policy.eval()
+    model, policy = frozen_policy(config, config.model.path)
     settings = config.rollout
     sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
 

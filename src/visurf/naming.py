@@ -16,7 +16,7 @@ T = TypeVar("T")
 def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
     """A hint for a mistyped name: the nearest known one and the whole list."""
     near = difflib.get_close_matches(name, list(known), n=1)
-    return (f"; did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(sorted(known))}"
+    return (f"; did you mean {near[0]!r}?" if near else ".") + f" Known: {', '.join(sorted(known))}"
 
 
 def load_object(reference: str) -> Any:

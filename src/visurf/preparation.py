@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,24 @@ def prepare_model(config: Config, source: str, weights: Path | None = None) -> t
     if settings.lora.rank:
         network = add_adapters(network, settings.lora, model.family.vision_module)
     return model, network
+
+
+def frozen_policy(config: Config, source: str) -> tuple[VisionLanguageModel, Policy]:
+    """Load a model that is only asked: nothing of it is trained, and it gets no adapters of its own.
+
+    Args:
+        config: Model and rollout settings; those of adapters and of checkpointing are left out.
+        source: The model, see `ModelConfig.path`.
+
+    Returns:
+        The model, and its policy in eval mode on the model's device.
+    """
+    plain = dataclasses.replace(config.model, lora=LoraConfig(), gradient_checkpointing=False)
+    model, network = prepare_model(dataclasses.replace(config, model=plain), source)
+    network.requires_grad_(False)
+    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
+    policy.eval()
+    return model, policy
 
 
 def add_adapters(network: nn.Module, settings: LoraConfig, vision_module: str) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from visurf.config import Config, ConfigError, LoraConfig
+from visurf.config import Config, ConfigError
 from visurf.data import load_data
 from visurf.groups import form_group, with_advantages
 from visurf.judging import judge
@@ -22,7 +22,7 @@ from visurf.packing import Bundle, Scored, build_row
 from visurf.paradigms import PARADIGMS
 from visurf.policy import Policy
 from visurf.precision import autocast
-from visurf.preparation import make_scorer, prepare_model
+from visurf.preparation import frozen_policy, make_scorer
 from visurf.rollout.local import Rollout, Sampling, sample, stream
 from visurf.scoring import Scorer, label_completion
 from visurf.spectra import compare_networks
@@ -148,11 +148,10 @@ def probe(
     measure = measure or task.metrics[task.headline].measure
     if not measure:
         raise ConfigError(f"the headline metric of {task.name} is no mean over samples; name a measure with --measure")
-    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
-    model, policy = _load(frozen, config.model.path)
-    other = _load(frozen, against) if against else None
+    model, policy = frozen_policy(config, config.model.path)
+    other = frozen_policy(config, against) if against else None
     samples = load_data(config.data.validation, config.data, task).samples[: config.evaluation.limit or None]
-    asking = Probe(frozen, model, policy, make_scorer(config, task), other[1] if other else None, measure, threshold)
+    asking = Probe(config, model, policy, make_scorer(config, task), other[1] if other else None, measure, threshold)
     found: list[Record] = []
     for start in range(0, len(samples), _BATCH):
         found += asking.ask(samples[start : start + _BATCH], rollouts)
@@ -178,11 +177,3 @@ def summary(found: Sequence[Record], rollouts: int) -> dict[str, Any]:
     means = {name: math.fsum(r[name] for r in found) / len(found) for name in found[0] if name not in skip}
     asked = [r["right"] for r in found if r["applies"]]
     return {"summary": {**means, "samples": len(found)}, "pass_at": mean_pass_at(rollouts, asked) if asked else {}}
-
-
-def _load(config: Config, source: str) -> tuple[VisionLanguageModel, Policy]:
-    model, network = prepare_model(config, source)
-    network.requires_grad_(False)
-    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
-    policy.eval()
-    return model, policy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import warnings
 from collections.abc import Callable
@@ -11,12 +10,11 @@ from pathlib import Path
 import torch
 
 from visurf import evaluation
-from visurf.config import Config, ConfigError, LoraConfig
+from visurf.config import Config, ConfigError
 from visurf.data import load_data
 from visurf.naming import look_up
-from visurf.policy import Policy
 from visurf.precision import autocast
-from visurf.preparation import make_scorer, prepare_model
+from visurf.preparation import frozen_policy, make_scorer
 from visurf.rollout.local import Sampling
 from visurf.small_pictures import illustrate
 from visurf.tasks import TASKS
@@ -42,10 +40,7 @@ def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, i
     if data.skipped:
         warnings.warn(f"{len(data.skipped)} bad rows skipped, the first: {data.skipped[0][1]}", stacklevel=2)
     samples = data.samples[: config.evaluation.limit or None]
-    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
-    model, network = prepare_model(frozen, config.model.path)
-    network.requires_grad_(False)
-    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
+    model, policy = frozen_policy(config, config.model.path)
     settings = config.rollout
     sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
     scorer = make_scorer(config, task)

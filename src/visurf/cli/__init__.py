@@ -17,32 +17,32 @@ from visurf.cli import checks, datasets, environment, exports, looking, measurin
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
-# What people want -> the commands for it, a line each. The help must fit a screen of 24 lines.
+# What people want -> the commands for it, a line each. The help must fit a screen of 24 lines of 80 characters.
 WANTED = {
     "start": {
-        "demo": "train the embedded model with every paradigm and show what each learns",
+        "demo": "train the embedded model with every paradigm and compare",
         "env": "versions, devices and optional parts",
     },
     "prepare": {
         "init": "write a recipe for a JSONL file",
-        "recipes": "list the published settings that ship with visurf, or print one",
-        "data": "show a data set; convert COCO, YOLO or CSV; a model's own answers as labels",
+        "recipes": "published settings that ship with visurf: list, or print one",
+        "data": "show a data set; convert COCO, YOLO, CSV; distil labels",
     },
     "train": {
-        "check": "data, labels, rewards, memory and time of a recipe, before a GPU is spent",
+        "check": "data, labels, rewards, memory, time, before a GPU is spent",
         "train": "run a recipe; an interrupted run goes on",
         "serve": "a vLLM server that samples for a recipe",
     },
     "study": {
-        "study": "grids of runs with tuning, matched budgets and paired tests",
-        "probe": "what a checkpoint promises reinforcement, and what training changed",
+        "study": "grids of runs: tuning, matched budgets, paired tests",
+        "probe": "what a checkpoint promises, and what training changed",
         "alarms": "whether a run's rewards deceive",
     },
     "look": {
-        "eval": "measure a model, or another program's predictions, on JSONL or a benchmark",
+        "eval": "measure a model, or predictions, on JSONL or a benchmark",
         "predict": "ask a model about pictures, and draw the answer",
-        "report": "curves and groups of runs as a page, live too; compare two models",
-        "score": "any reward over a file of completions; checks against recorded results",
+        "report": "curves and groups of runs as a page; compare two models",
+        "score": "any reward over a file; checks against recorded results",
         "bench": "speed and memory against padded rows and TRL",
     },
     "use": {
@@ -54,13 +54,11 @@ WANTED = {
 
 def description(wanted: dict[str, dict[str, str]]) -> str:
     """Commands in groups, one line each."""
-    lines = ["Post-train vision-language models with supervision and reinforcement in one stage.", ""]
+    lines = ["Post-train vision-language models: supervision and reinforcement in one stage.", ""]
     for want, commands in wanted.items():
         for number, (name, about) in enumerate(commands.items()):
             lines.append(f"{'' if number else want:<9}{name:<11}{about}")
-    return "\n".join(
-        [*lines, "", "visurf COMMAND --help shows its options. Exit: 0 done, 1 failed, 2 wrong input, 130 interrupted."]
-    )
+    return "\n".join([*lines, "", "Exit: 0 done, 1 failed, 2 wrong input, 3 unreadable answer, 130 interrupted."])
 
 
 # Which extra brings a module.
@@ -96,12 +94,12 @@ def build_parser(*, listed: bool = False) -> argparse.ArgumentParser:
         description=description(WANTED),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
-        usage="visurf COMMAND ...",
+        usage="visurf COMMAND ...     (visurf COMMAND --help shows its options)",
     )
     # The line of usage names both; the room is for the commands.
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="store_true", help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="" if listed else argparse.SUPPRESS)
+    commands = parser.add_subparsers(prog="visurf", dest="command", metavar="COMMAND", help="" if listed else argparse.SUPPRESS)
     for group in (runs, checks, measuring, looking, scores, datasets, exports, environment, speed, studies, serving):
         group.add(_Listed(commands) if listed else commands)
     return parser
@@ -110,6 +108,11 @@ def build_parser(*, listed: bool = False) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     parser = build_parser()
+    named = next(iter(sys.argv[1:] if arguments is None else arguments), "-")
+    if not named.startswith("-") and named not in (known := [name for group in WANTED.values() for name in group]):
+        from visurf.naming import suggestion
+
+        parser.error(f"unknown command {named!r}{suggestion(named, known)}")
     options, rest = parser.parse_known_args(arguments)
     # argparse takes no second run of positionals after an option: key=value may stand anywhere.
     changes = [a for a in rest if "=" in a and not a.startswith("-")]

@@ -38,8 +38,10 @@ def find_recipe(name: Path | str, beside: Path | None = None) -> Path:
         return DEMO
     # All their names would be a page.
     near = difflib.get_close_matches(str(name), [*shipped_recipes(), "demo"], n=1)
-    advice = f"did you mean {near[0]!r}?" if near else "visurf recipes lists those that do"
-    raise ConfigError(f"no recipe at {name}, and none of that name ships with visurf; {advice}")
+    raise ConfigError(
+        f"no recipe at {name}, and none of that name ships with visurf{f'; did you mean {near[0]!r}?' if near else ''} "
+        "(`visurf recipes` lists those that do, `visurf init DATA.jsonl` writes one)"
+    )
 
 
 def header(path: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -11,13 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from visurf.advantages import is_flat
-from visurf.config import Config, LoraConfig
+from visurf.config import Config
 from visurf.doctor.findings import Section, Table
 from visurf.groups import form_group, tally, with_advantages
 from visurf.loop import Loop
 from visurf.paradigms import VISURF
-from visurf.policy import Policy
-from visurf.preparation import make_scorer, prepare_model
+from visurf.preparation import frozen_policy, make_scorer
 from visurf.tasks import Task
 from visurf.types import Group, Sample
 
@@ -47,11 +45,8 @@ def sample_groups(config: Config, task: Task, samples: Sequence[Sample], prompts
     Raises:
         RewardError: A reward failed on a rollout.
     """
-    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig(), gradient_checkpointing=False))
-    model, network = prepare_model(plain, config.model.path)
-    network.requires_grad_(False)
-    policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
-    loop = Loop(plain, VISURF, model, policy, make_scorer(config, task))
+    model, policy = frozen_policy(config, config.model.path)
+    loop = Loop(config, VISURF, model, policy, make_scorer(config, task))
     step = max(len(samples) // prompts, 1)
     chosen = samples[::step][:prompts]
     began = time.perf_counter()

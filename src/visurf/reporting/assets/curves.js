@@ -46,6 +46,8 @@ class Curves {
     this.weight = 0.8;
     this.hidden = new Set();
     this.plots = new Map();
+    this.places = [];
+    this.paper = null;
     this.near = new IntersectionObserver((entries) => {
       for (const entry of entries) if (entry.isIntersecting && !this.plots.has(entry.target)) this.plot(entry.target);
     }, { rootMargin: "300px" });
@@ -87,6 +89,7 @@ class Curves {
     const last = chart.series.map((line) => (line ? shown(line.y[line.y.length - 1]) : null)).filter((text) => text !== null);
     const place = make("div", { class: "plot", role: "img", "aria-label": this.inWords(chart) });
     place.chart = chart;
+    this.places.push(place);
     this.near.observe(place);
     this.resize.observe(place);
     return make("div", { class: "card chart" }, make("h4", {}, chart.name, make("span", { title: "last value of each line" }, last.slice(0, 4).join(" · "))), make("p", {}, chart.meaning), place);
@@ -122,7 +125,7 @@ class Curves {
     });
     if (!tables.length) return;
     const options = {
-      width: place.clientWidth, height: 172, series, bands, axes: axes(), legend: { show: false }, padding: [8, 10, 0, 0],
+      width: this.paper ?? place.clientWidth, height: 172, series, bands, axes: axes(), legend: { show: false }, padding: [8, 10, 0, 0],
       scales: { x: { time: false }, y: { range: airy } }, cursor: { sync: { key: "step" }, points: { size: 6 } }, hooks: { setCursor: [(plot) => this.point(place, plot)] },
     };
     this.plots.set(place, new uPlot(options, uPlot.join(tables), place));
@@ -146,5 +149,12 @@ class Curves {
       plot.destroy();
       this.plot(place);
     }
+  }
+
+  // For paper every chart is drawn, also those that never came into view.
+  print(width) {
+    this.paper = width;
+    this.redraw();
+    for (const place of this.places) if (!this.plots.has(place)) this.plot(place);
   }
 }

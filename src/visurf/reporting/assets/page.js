@@ -32,6 +32,17 @@
   themeButton.addEventListener("click", nextTheme);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 
+  // Paper is light whatever the screen shows, and a little narrower than A4 and Letter: the widths of one chart and of two side by side.
+  addEventListener("beforeprint", () => {
+    document.documentElement.dataset.theme = "light";
+    curves?.print(304);
+    redraws.forEach((redraw) => redraw(640));
+  });
+  addEventListener("afterprint", () => {
+    if (curves) curves.paper = null;
+    paint();
+  });
+
   const KEYS = { "j / ↓": "next group", "k / ↑": "previous group", "1 … 9": "that rollout alone", l: "the label alone", Esc: "all members again", "/": "search", t: "light, dark or the system's", "?": "this help" };
   const help = document.getElementById("help");
   const close = make("button", { type: "button" }, "Close");

@@ -68,14 +68,14 @@ function summarySection(data) {
   return root;
 }
 
-function trustPlot(place, panel, part, metric) {
+function trustPlot(place, panel, part, metric, width) {
   place.replaceChildren();
   const accuracy = inkOf("--label"), reward = inkOf("--accent");
   const labels = axes();
   labels[1] = { ...labels[1], scale: "reward", stroke: reward };
   labels.push({ ...axes()[1], scale: "accuracy", side: 1, stroke: accuracy, grid: { show: false } });
   new uPlot({
-    width: place.clientWidth || 480, height: 210, legend: { show: false }, axes: labels, padding: [10, 6, 0, 0],
+    width: width ?? (place.clientWidth || 480), height: 210, legend: { show: false }, axes: labels, padding: [10, 6, 0, 0],
     scales: { x: { time: false }, reward: { range: airy }, accuracy: { range: airy } },
     series: [{}, { label: part, scale: "reward", stroke: reward, width: 2, points: { show: true, size: 6, fill: reward } }, { label: metric, scale: "accuracy", stroke: accuracy, width: 2, dash: [7, 4], points: { show: true, size: 7, fill: accuracy } }],
   }, [panel.steps, panel.rewards[part], panel.accuracy[metric]], place);
@@ -112,9 +112,9 @@ function trustCard(data, panel, index, redraws) {
   }
   let part = parts.includes("reward/total") ? "reward/total" : parts[0], metric = panel.metrics[0];
   const place = make("div", { class: "plot", role: "img" });
-  const redraw = () => {
+  const redraw = (width) => {
     place.setAttribute("aria-label", `${part} and ${metric} at ${panel.steps.length} evaluations`);
-    trustPlot(place, panel, part, metric);
+    trustPlot(place, panel, part, metric, width);
   };
   redraws.push(redraw);
   card.append(make("div", { class: "controls" }, select("Reward (solid)", parts, part, (value) => { part = value; redraw(); }), select("Held-out (dashed)", panel.metrics, metric, (value) => { metric = value; redraw(); })), place);

@@ -191,8 +191,8 @@ class Viewer {
     group.members.forEach((member, index) => {
       const kind = kindOf(member), name = nameOf(group, index);
       const width = (46 * Math.abs(member.advantage)) / widest;
-      const bar = draw("svg", { viewBox: "0 0 100 16", "aria-hidden": "true" }, draw("line", { x1: 50, x2: 50, y1: 0, y2: 16, stroke: "currentColor", "stroke-opacity": 0.35 }), draw("rect", { x: member.advantage < 0 ? 50 - width : 50, y: 4, width, height: 8, rx: 2, class: `f-${kind}` }));
-      const who = make("button", { type: "button", class: "who", "aria-pressed": "false", "data-name": name, title: "show this one alone" }, make("span", { class: `dot d-${kind}` }, name), member.source === "label" ? "label" : "");
+      const bar = draw("svg", { viewBox: "0 0 100 16", preserveAspectRatio: "none", "aria-hidden": "true" }, draw("line", { x1: 50, x2: 50, y1: 0, y2: 16, stroke: "currentColor", "stroke-opacity": 0.35 }), draw("rect", { x: member.advantage < 0 ? 50 - width : 50, y: 4, width, height: 8, rx: 2, class: `f-${kind}` }));
+      const who = make("button", { type: "button", class: "who", "aria-pressed": "false", "data-name": name, title: "show this one alone", "aria-label": member.source === "label" ? "label" : `rollout ${name}` }, make("span", { class: `dot d-${kind}` }, name));
       const row = make("tr", { "data-name": name }, make("td", {}, who), make("td", { class: "bar" }, make("div", {}, bar, make("span", {}, signed(member.advantage)))), make("td", {}, shown(member.reward, 2)), supervised ? make("td", {}, shown(member.supervision, 2)) : null,
         parts.map((part) => make("td", {}, shown(member.parts[part], 2))), make("td", {}, shown(member.quality, 2)), make("td", {}, answerInWords(member.answer, member.error)));
       row.addEventListener("click", () => this.solo(name));
