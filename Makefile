@@ -112,9 +112,9 @@ $(VLLM)/.installed: environments/vllm/requirements.txt environments/vllm/constra
 	cp environments/vllm/sitecustomize.py "$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	touch $@
 
-# Against a real server: 20 steps, greedy agreement, one encoding a group, adapters, a killed server.
+# Against a real server: 20 steps, greedy agreement, one encoding a group, adapters, a killed server; then exports, loaded by vLLM.
 test-vllm: install vllm-install
-	OMP_NUM_THREADS=1 VISURF_VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/pytest -q -s -m vllm tests/test_servers_vllm.py
+	OMP_NUM_THREADS=1 VISURF_VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/pytest -q -s -m vllm tests/test_servers_vllm.py tests/test_publishing.py
 
 # Hours: a run killed thirty times, 2,000 steps whose memory must not grow, hostile input by the million. The last, interrupted, goes
 # on where it was; delete build/soak-fuzz.json to begin again.

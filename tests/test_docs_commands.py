@@ -50,6 +50,8 @@ ELSEWHERE = {
     "python -m visurf.models.random_checkpoint": "test_families.py",
     "torchrun --nproc": "GPU",
     "torchrun --nnodes": "several machines",
+    "torchrun --nnodes 2 --node_rank 0 --nproc_per_node 1": "test_parallel.py",
+    "torchrun --nnodes 2 --node_rank 1 --nproc_per_node 1": "test_parallel.py",
 }
 NEEDS = ("GPU", "download", "several machines", "minutes", "what runs this")
 

@@ -212,21 +212,25 @@ def deterministic(run):
     ]
 
 
+def same_as_one_process(run, one):
+    assert texts(run) == texts(one)
+    for mine, expected in zip(deterministic(run), deterministic(one), strict=True):
+        assert mine == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    ends, whole = (load_file(folder / "model" / "model.safetensors") for folder in (run, one))
+    assert ends.keys() == whole.keys()
+    start = load_file(Path(visurf.__file__).parent / "mini" / "checkpoint" / "model.safetensors")
+    moved = [{n: weights[n] - start[n].float() for n in weights} for weights in (ends, whole)]
+    assert worst(*moved)[0] < 0.02
+    assert {p.name for p in (run / "model").iterdir()} == {p.name for p in (one / "model").iterdir()}
+
+
 @pytest.mark.parametrize("name", ["ddp-2-1", "ddp-2-3", "fsdp2-2-1", "fsdp2-2-3"])
 def test_a_run_goes_on_with_another_number_of_processes(found, folder, name):
     """What two processes began, one or three end as one does from the start: texts, metrics, weights."""
     mode, _, processes = name.split("-")
     assert found[2, mode] == [None] * 2
     assert found[int(processes), mode] == [None] * int(processes)
-    assert texts(folder / name) == texts(folder / "whole")
-    for mine, expected in zip(deterministic(folder / name), deterministic(folder / "whole"), strict=True):
-        assert mine == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    ends, whole = (load_file(folder / run / "model" / "model.safetensors") for run in (name, "whole"))
-    assert ends.keys() == whole.keys()
-    start = load_file(Path(visurf.__file__).parent / "mini" / "checkpoint" / "model.safetensors")
-    moved = [{n: run[n] - start[n].float() for n in run} for run in (ends, whole)]
-    assert worst(*moved)[0] < 0.02
-    assert {p.name for p in (folder / name / "model").iterdir()} == {p.name for p in (folder / "whole" / "model").iterdir()}
+    same_as_one_process(folder / name, folder / "whole")
 
 
 def test_rounds_of_sampling_are_the_same_where_a_process_has_nothing_to_sample(found, folder):
@@ -315,30 +319,38 @@ def test_a_process_that_did_not_fail_says_nothing_unless_it_is_the_first(monkeyp
         assert said or capsys.readouterr().err == ""
 
 
-def test_torchrun_on_two_nodes(tmp_path):
+def test_the_commands_of_the_page_for_two_nodes_train_as_one_process(tmp_path):
     """Two agents that meet on the loopback interface, each with one process that holds a part of the model."""
-    (tmp_path / "recipe.yaml").write_text(
-        yaml.safe_dump(yaml.safe_load(RECIPE.read_text()) | SMALL | {"out": str(tmp_path / "run")})
-    )
+    values = yaml.safe_load(RECIPE.read_text()) | SMALL | {"steps": 2, "evaluation": {"every": 0}}
+    for name in ("run", "one"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values | {"out": str(tmp_path / name)}))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment |= {"PYTHONPATH": str(Path(visurf.__file__).parents[1]), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
-    command += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-    train = ["-m", "visurf", "train", str(tmp_path / "recipe.yaml"), "parallel=fsdp2", "steps=2"]
-    nodes = [
-        subprocess.Popen(
-            [*command, "--node_rank", str(node), *train], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for node in (0, 1)
+    page = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text().splitlines()
+    own = {"$": "", "torchrun": f"{sys.executable} -m torch.distributed.run", "29500": str(port), "data.yaml": "run.yaml"}
+    commands = [
+        " ".join(own.get(word, word) for word in line.split()).split()
+        for line in page
+        if line.startswith("$ torchrun") and "127.0.0.1" in line
     ]
-    said = [node.communicate(timeout=300) for node in nodes]
+    assert len(commands) == 2
+    nodes = [
+        subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for command in commands
+    ]
+    try:
+        said = [node.communicate(timeout=300) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
     assert [node.returncode for node in nodes] == [0, 0], said
     assert [out.decode() for out, _ in said] == [f"model in {tmp_path / 'run' / 'model'}\n", ""]
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
-    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    single = [sys.executable, "-m", "visurf", "train", "one.yaml"]
+    subprocess.run(single, env=environment, cwd=tmp_path, capture_output=True, timeout=300, check=True)
+    same_as_one_process(tmp_path / "run", tmp_path / "one")
 
 
 def test_one_process_needs_nothing(monkeypatch):

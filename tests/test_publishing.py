@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -14,8 +15,14 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from visurf.cli import main
 from visurf.config import load_config
+from visurf.data import load_data
 from visurf.mini.demo import RECIPE
+from visurf.models import load_model, save_model
+from visurf.policy import Policy
 from visurf.publishing import export_run, push
+from visurf.rollout.local import sample
+from visurf.rollout.types import Sampling
+from visurf.tasks import TASKS
 from visurf.training import train
 
 
@@ -148,20 +155,74 @@ def test_a_push_happens_only_when_asked_and_to_a_private_repository(run, tmp_pat
         push(out, "model")
 
 
-@pytest.mark.vllm
-def test_the_export_loads_in_vllm(run, tmp_path):
-    """In this environment, or in that of VISURF_VLLM_PYTHON."""
-    import subprocess
+ANSWERING = """
+import json, sys
+from pathlib import Path
 
+from PIL import Image
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+
+if __name__ == "__main__":
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    adapters = {"enable_lora": True, "max_lora_rank": 8} if asked["adapter"] else {}
+    model = LLM(asked["model"], dtype="float32", max_model_len=512, enforce_eager=True, generation_config="vllm", **adapters)
+    prompts = [
+        {"prompt_token_ids": p["tokens"], "multi_modal_data": {"image": Image.open(p["image"])}} for p in asked["prompts"]
+    ]
+    adapter = LoRARequest("trained", 1, asked["adapter"]) if asked["adapter"] else None
+    given = SamplingParams(temperature=0, max_tokens=16, logprobs=0)
+    found = [o.outputs[0] for o in model.generate(prompts, given, lora_request=adapter)]
+    answers = [{"tokens": list(o.token_ids), "logprobs": [p[t].logprob for p, t in zip(o.logprobs, o.token_ids)]} for o in found]
+    Path(sys.argv[2]).write_text(json.dumps(answers))
+"""
+
+
+def _unexpanded(prompt, placeholder):
+    """The prompt's tokens with one placeholder for its picture, as vLLM wants them."""
+    ids = list(prompt.token_ids)
+    return [t for i, t in enumerate(ids) if t != placeholder or i == 0 or ids[i - 1] != placeholder]
+
+
+def _greedy(model, prompts):
+    policy = Policy(model.network, temperature=1.0, banned=()).eval()
+    return [group[0] for group in sample(policy, model.family, prompts, 1, Sampling(16, greedy=True), model.eos_ids)]
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("adapter", [False, True])
+def test_an_export_answers_in_vllm_as_the_run_does(run, mini, tmp_path, adapter):
+    """Merged, and as an adapter over its base: the tokens and log-probs of the trained model, which are not the base's."""
     python = os.environ.get("VISURF_VLLM_PYTHON")
     if not python:
         pytest.skip("VISURF_VLLM_PYTHON names no Python with vLLM")
-    folder = export_run(run, tmp_path / "out")
-    code = (
-        "import sys\nfrom vllm import LLM, SamplingParams\n"
-        "model = LLM(sys.argv[1], dtype='float32', max_model_len=512, enforce_eager=True)\n"
-        "print(len(model.generate(['find the red circle'], SamplingParams(max_tokens=4))[0].outputs[0].token_ids))\n"
-    )
-    done = subprocess.run([python, "-c", code, str(folder)], capture_output=True, text=True, timeout=540, check=False)
+    trained, task = load_model(str(run / "model")), TASKS["referring"]
+    samples = load_data("world:shifted?count=4&seed=3", load_config(RECIPE).data, task).samples
+    prompts = [trained.encode_prompt(s, task.prompt(s, "")) for s in samples]
+    folder, base = export_run(run, tmp_path / "out", adapter=adapter), tmp_path / "base"
+    save_model(mini, mini.network, base)
+    for i, sampled in enumerate(samples):
+        sampled.images[0].load().save(tmp_path / f"{i}.png")
+    asked = {
+        "model": str(base if adapter else folder),
+        "adapter": str(folder) if adapter else "",
+        "prompts": [
+            {"tokens": _unexpanded(p, trained.image_id), "image": str(tmp_path / f"{i}.png")} for i, p in enumerate(prompts)
+        ],
+    }
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    (tmp_path / "answering.py").write_text(ANSWERING)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [python, str(tmp_path / "answering.py"), str(tmp_path / "asked.json"), str(tmp_path / "answers.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert 1 <= int(done.stdout.split()[-1]) <= 4
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    expected = _greedy(trained, prompts)
+    apart = []
+    for answer, ours, before in zip(answers, expected, _greedy(mini, prompts), strict=True):
+        assert tuple(answer["tokens"]) == ours.token_ids
+        assert answer["logprobs"] == pytest.approx(ours.logprobs, abs=1e-3)
+        apart += [abs(a - b) for a, b in zip(ours.logprobs, before.logprobs, strict=False)]
+    assert max(apart) > 0.01, "training changed too little for this to show whose weights answer"
