@@ -240,7 +240,7 @@ def test_the_demos_recipe_goes_by_its_name(tmp_path, monkeypatch):
 
 
 def test_a_name_like_no_recipe_is_told_where_they_are_listed():
-    with pytest.raises(ConfigError, match="no recipe at quux, and none of that name ships with visurf; visurf recipes lists"):
+    with pytest.raises(ConfigError, match=r"no recipe at quux, and none of that name ships with visurf \(`visurf recipes` lists"):
         find_recipe("quux")
 
 
