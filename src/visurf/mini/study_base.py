@@ -139,7 +139,7 @@ def start_from(folder: Path, tokenizer: PreTrainedTokenizerFast, settings: Setti
         loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         weights: dict[str, torch.Tensor] = dict(loaded.named_parameters())
         taken = np.linspace(0, loaded.config.get_text_config().num_hidden_layers - 1, settings.layers).round().astype(int)
-        before = AutoTokenizer.from_pretrained(folder).get_vocab()
+        before = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 source = re.sub(r"(?<=language_model\.layers\.)\d+", lambda m: str(taken[int(m[0])]), name)
