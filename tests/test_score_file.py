@@ -188,6 +188,7 @@ def test_a_published_nan_is_written_as_text(score):
         ("visionreasoner", {"id": 1, "completion": "a", "target": [[1, 2]]}, "field 'target': not what this reward takes"),
         ("visionreasoner", {"id": 1, "completion": "a", "target": {"box": [[1, 2, 3, 4]]}}, "field 'target': not what"),
         ("visionreasoner", {"id": 1, "completion": "a", "target": 3}, "field 'target': not what"),
+        ("box_overlap", {"id": 1, "completion": "a"}, "field 'target': expected a target of boxes or points, but the row has only"),
         ("box_overlap", row(BOX, [[9, 9, 1, 1]]), "field 'target': expected a finite box"),
         ("box_overlap", row(BOX, [[1, 1, 9, 10**400]]), "field 'target': expected boxes or points"),
         ("visual_rft_classification", {"id": 1, "completion": "a", "target": ""}, "field 'target': the solution names no class"),

@@ -56,10 +56,11 @@ class Row:
 
     def objects(self) -> Objects:
         """The target as boxes with points."""
+        value = self.field("target", (list, dict), "a target of boxes or points")
         try:
-            return read_objects(self.field("target", (list, dict), "a target of boxes or points"))
+            return read_objects(value)
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"field 'target': expected boxes or points, got {self.values['target']!r:.100}") from error
+            raise DataError(f"field 'target': expected boxes or points, got {value!r:.100}") from error
 
 
 def read_objects(value: Any) -> Objects:
