@@ -56,7 +56,9 @@ def quiet_libraries() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    logging.getLogger("torch").setLevel(logging.ERROR)
+    # bitsandbytes, imported by others wherever it is installed, tells of kernels that a CPU lacks.
+    for name in ("torch", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _demo(options: argparse.Namespace) -> int:
