@@ -25,7 +25,6 @@ from typing import Any
 
 import yaml
 
-from visurf.config import to_dict
 from visurf.studies.grid import Job, run_jobs, start_jobs
 from visurf.studies.plan import SEED
 from visurf.studies.running import Workers, freeze, is_trained
@@ -56,16 +55,6 @@ def quick(path: Path, folder: Path) -> Path:
     found.parent.mkdir(parents=True, exist_ok=True)
     found.write_text(text)
     return found
-
-
-def alike(job: Job) -> str:
-    """What two jobs have in common that would give the same results."""
-    values = {name: value for name, value in to_dict(job.config).items() if name not in ("out", "threads")}
-    if job.role == "start":
-        # A model as it was depends on nothing of the training.
-        values = {name: values[name] for name in ("model", "task", "reward")} | {"max_tokens": values["rollout"]["max_tokens"]}
-    tests = {name: [asked.data, dict(asked.settings)] for name, asked in sorted(job.tests.items())}
-    return json.dumps([job.role, values, tests], sort_keys=True, default=str)
 
 
 def digest(progress: Progress, job: Job) -> str:
@@ -176,22 +165,22 @@ def main() -> None:
     import visurf.studies.measure
     import visurf.training  # noqa: F401
 
-    done = [(job, progress.out / job.folder) for progress, job in queue]
-    known = {alike(job): folder for job, folder in done if finished(job, folder)}
+    done = [(digests[progress.out][job.role, job.name], job, progress.out / job.folder) for progress, job in queue]
+    known = {came_from: folder for came_from, job, folder in done if finished(job, folder)}
     for number, (progress, job) in enumerate(queue, 1):
-        folder = progress.out / job.folder
+        folder, came_from = progress.out / job.folder, digests[progress.out][job.role, job.name]
         freeze(job, progress.out, threads=1)
         if finished(job, folder):
             continue
-        if alike(job) in known:
-            take_over(folder, known[alike(job)])
+        if came_from in known:
+            take_over(folder, known[came_from])
             continue
         if options.minutes and time.monotonic() - began > 60 * options.minutes:
             break
         start = time.monotonic()
         code = forked(job, folder, work)
         if not code:
-            known[alike(job)] = folder
+            known[came_from] = folder
         said = "failed, see run.log" if code else f"{time.monotonic() - start:.0f} s"
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {number}/{len(queue)} {progress.out.name} {job.name}: {said}\n")
     for (progress, _), path in zip(studies, files, strict=True):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,14 @@ def test_a_quick_copy_is_smaller_and_still_a_study(tmp_path):
     assert all("count=100&" in q.data for q in study.questions.values())
 
 
-def test_a_run_that_another_study_made_is_the_same_run():
+def test_a_run_that_another_study_made_is_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     run = script("run")
-    jobs = {name: plan(ROOT / "studies" / name / "nonobject.yaml")[4] for name in ("table1", "ablation")}
-    keys = {name: {run.alike(job): job.name for job in found} for name, found in jobs.items()}
+    studies = {name: run.prepare(ROOT / "studies" / name / "nonobject.yaml", tmp_path) for name in ("table1", "ablation")}
+    keys = {
+        name: {run.digest(progress, job): job.name for job in jobs if job.role == "run"}
+        for name, (progress, jobs) in studies.items()
+    }
     shared = set(keys["table1"]) & set(keys["ablation"])
     assert sorted(keys["table1"][key] for key in shared) == [f"seed{s}-visurf" for s in range(5)]
     assert all(keys["table1"][key] == keys["ablation"][key] for key in shared)
@@ -135,6 +140,15 @@ def test_studies_are_run_seed_by_seed_and_go_on(tmp_path, monkeypatch, capsys):
     again = start()
     assert "seed0-sft" not in again
     assert states() == {"start": "done", "seed0-sft": "done", "seed1-sft": "done"}
+    # Without the folders of the runs their recorded numbers stand, and nothing is run.
+    before = (tmp_path / "res" / "studies-two.json").read_text()
+    shutil.rmtree(tmp_path / "out")
+    assert start() == ""
+    assert (tmp_path / "res" / "studies-two.json").read_text() == before
+    # Other settings are other runs.
+    values["settings"]["optimizer.lr"] = 0.5
+    (tmp_path / "studies" / "two.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    assert "studies-two seed0-sft" in start("--seeds", "1")
 
 
 def test_training_curves_are_drawn_from_the_committed_results(tmp_path, monkeypatch):
