@@ -32,6 +32,7 @@ COLUMNS = (
 )
 PARADIGMS = ("sft", "rlvr", "sft_then_rlvr", "visurf")
 NOT_RUN = "not run yet: `{}`"
+COSTS = Path(__file__).parents[1] / "docs" / "results" / "papers-costs.json"
 Results = dict[str, dict[str, Any]]
 
 
@@ -241,6 +242,22 @@ def deception(found: Results) -> str:
     return markdown(["planted", "runs", "with an alarm", "alarms", "rise of the reward", "held-out box IoU"], lines)
 
 
+def costs(found: Results) -> str:
+    """What a step of each paradigm costs, as `studies/costs.py` measured it; of the studies' results nothing is needed."""
+    del found
+    if not COSTS.exists():
+        return NOT_RUN.format("python studies/costs.py --json docs/results/papers-costs.json")
+    measured = json.loads(COSTS.read_text())
+    head = ["", "seconds", "of SFT's", "sampling", "training", "tokens sampled", "tokens trained", "GFLOP", "peak MiB"]
+    lines = []
+    for row in measured["rows"]:
+        ratio = f"{row['ratio']:.1f} ({row['ratios'][0]:.1f}-{row['ratios'][1]:.1f})"
+        times = [f"{row[name]:.2f}" for name in ("rollout", "training")]
+        rest = [f"{row['sampled']:,.0f}", f"{row['trained']:,.0f}", f"{row['flops'] / 1e9:.1f}", f"{row['mib']:.0f}"]
+        lines.append([row["paradigm"], f"{row['seconds']:.2f}", ratio, *times, *rest])
+    return markdown(head, lines) + f"\n\n`{measured['command']}`; medians."
+
+
 _VISUAL_RFT = "python studies/run.py studies/visual_rft/{}.yaml"
 _REASSESSING = "python studies/run.py studies/reassessing/{}.yaml"
 _ACCURACY = (("accuracy", "held_out", "accuracy"), ("reasons", "held_out", "thinking"))
@@ -253,6 +270,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "scale": study_table("reassessing-scale", _ACCURACY, _REASSESSING.format("scale")),
     "modalities": study_table("reassessing-modalities", _BOTH, _REASSESSING.format("modalities")),
     "rewards": rewards_and_accuracy,
+    "costs": costs,
     "alarms": alarms,
     "deception": deception,
     "abandoned": study_table("abandoned-anomaly", (("ROC-AUC", "held_out", "roc_auc"),), _RUN.format("abandoned/anomaly")),

@@ -162,3 +162,19 @@ def test_training_curves_are_drawn_from_the_committed_results(tmp_path, monkeypa
     ]
     steps, values = curves.curve(runs, "label/smoothed")
     assert values.shape == (len(runs), len(steps))
+
+
+def test_what_a_step_costs_is_measured_in_a_process_of_its_own():
+    costs, page = script("costs"), script("page")
+    names = list(costs.configs())
+    assert names[0] == "sft"
+    assert {"rlvr", "visurf", "luffy", "uft"} < set(names)
+    assert not [name for name in names if "then" in name], "lists of stages cost what their stages cost"
+    found = costs.in_child("sft", costs.WARM + 1)
+    assert found["sampled"] == pytest.approx(0)
+    assert found["rollout"] < 0.01 * found["seconds"]
+    assert min(found[name] for name in ("seconds", "training", "trained", "flops", "mib")) > 0
+    with pytest.raises(RuntimeError, match="measuring absent failed"):
+        costs.in_child("absent", 3)
+    if page.COSTS.exists():
+        assert [row["paradigm"] for row in json.loads(page.COSTS.read_text())["rows"]] == names

@@ -88,7 +88,7 @@ def test_the_final_model_loads_in_plain_transformers(uninterrupted):
 def test_a_run_is_not_gone_on_with_other_settings(uninterrupted, change):
     from visurf.config import ConfigError
 
-    with pytest.raises(ConfigError, match=f"holds a run with {next(iter(change))}: .*choose another out="):
+    with pytest.raises(ConfigError, match=rf"holds a run with {next(iter(change))}[.\w]*: .*choose another out="):
         train(small(uninterrupted, **change))
 
 

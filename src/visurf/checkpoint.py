@@ -45,6 +45,7 @@ class Progress:
         seconds: Wall time spent so far.
         skipped: Steps in a row, up to the last, that were skipped for values that are not finite.
         halvings: How often the token budgets of training and of rollouts were halved because memory ran out.
+        unmeasured: Metrics of the last step where its evaluation failed, which comes first when the run goes on; else None.
     """
 
     step: int = 0
@@ -56,6 +57,7 @@ class Progress:
     seconds: float = 0.0
     skipped: int = 0
     halvings: tuple[int, int] = (0, 0)
+    unmeasured: dict[str, Any] | None = None
 
 
 SHARDS = "optimizer"

@@ -13,12 +13,14 @@ from typing import Any
 from visurf.benchmarks import Benchmark, loader_options
 from visurf.benchmarks.exist_check import ExistCheck, PairSelection, read_exist_map, select_pairs
 from visurf.benchmarks.rows import RowReport, read_json
+from visurf.config import ConfigError
 from visurf.detection_scores import annotated_ap, asked_truth, detections_of, on_asked_images
 from visurf.metrics.detection import CONFIDENCE_SOURCES, ConfidenceSource
 from visurf.metrics.intervals import Interval
 from visurf.metrics.segmentation import SEGMENTATION_CONVENTIONS, Convention
 from visurf.metrics.summary import Summary
 from visurf.metrics.summary import summarise as with_intervals
+from visurf.naming import suggestion
 from visurf.tasks import TASKS
 from visurf.tasks.segmentation import overlaps
 from visurf.tasks.task import Task, has_thinking
@@ -105,6 +107,10 @@ def judge(sample: Sample, completion: Completion, task: Task, score: Score | Non
     return record if score is None else {**record, "reward": {**score.parts, "total": score.total}}
 
 
+# What `summarise` tells of every task.
+_COMMON = ("thinking", "parse_failed", "truncated", "reward", "samples")
+
+
 def summarise(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The task's metrics, the share that reasons, parse-failure and truncation rates, mean reward, number of samples."""
     if not found:
@@ -119,6 +125,17 @@ def summarise(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, float
         **({"reward": sum(rewards) / len(rewards)} if rewards else {}),
         "samples": float(count),
     }
+
+
+def check_metric(task: Task, name: str) -> None:
+    """Refuse a metric that `summarise` never gives; an empty name stands for the task's headline.
+
+    Raises:
+        ConfigError: Suggests the nearest.
+    """
+    known = [*task.metrics, *_COMMON]
+    if name and name not in known:
+        raise ConfigError(f"evaluation.metric: task {task.name!r} has no {name!r}{suggestion(name, known)}")
 
 
 def summary(task: Task, found: Sequence[Record], *, skip: Sequence[str] = (), resamples: int = 1000, seed: int = 0) -> Summary:

@@ -64,7 +64,9 @@ class Learner:
         budget: Tokens of a packed row, fewer where memory ran out.
         findings: What of the step in hand is not finite.
         changed: Whether the step in hand has changed weights.
-        updating: While true, weights and step number do not belong together, or a failure of one process is unknown to the others.
+        begun: Whether it has changed weights or schedule.
+        updating: While true, weights, schedule and step number do not belong together, or a failure of one process is unknown to
+            the others; from the update until whoever counts the steps has counted this one.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Learner:
         self.meter = Meter.of(model, policy.network)
         self.budget = Budget("tokens_per_microbatch", config.tokens_per_microbatch)
         self.findings = Findings()
-        self.changed = self.updating = False
+        self.changed = self.begun = self.updating = False
         self._divisible = 0  # tokens of the packed row in hand, 0 where it holds a single sequence
 
     def batch(self, prompts: Sequence[Prompt], groups: Sequence[Group], *, served: bool = False, stale: bool = False) -> Batch:
@@ -124,9 +126,10 @@ class Learner:
         if self.findings.anywhere():
             optimizer._opt_called = True  # type: ignore[attr-defined]  # or the schedule would warn that it runs ahead
         else:
-            self.updating = self.changed = True
+            self.updating = self.begun = self.changed = True
             with explained("the optimiser's states do not fit", "Train adapters (model.lora.rank), or set parallel: fsdp2"):
                 optimizer.step()
+        self.updating = self.begun = True
         schedule.step()
         return total, carried
 
@@ -144,7 +147,7 @@ class Learner:
             return self.budget.fitted(attempt, lambda: self._divisible, smallest, remedy, together=True)
         except Exception:
             # All processes know of it.
-            self.updating = self.changed
+            self.updating = self.begun
             raise
 
     def gradient(self, batch: Batch, weighing: Weighing, seen: Diagnostics) -> tuple[float, int]:
@@ -205,15 +208,17 @@ class Learner:
         training = policy.training
         policy.eval()  # adapters' dropout would disturb the ratio
         planned = self.planned(batch, only="supervised" if entropy else "all")
-        with self.placement.passes(policy, len(planned)):
-            for bundles in planned:
-                row = self.row(bundles)
-                self.meter.score(bundles)
-                with autocast(self.config, self.model.device):
-                    values = policy(row, entropy=entropy)
-                for number, part in zip(row.numbers, values.split(batch.lengths[row.numbers].tolist()), strict=True):
-                    found[number] = part
-        policy.train(training)
+        try:
+            with self.placement.passes(policy, len(planned)):
+                for bundles in planned:
+                    row = self.row(bundles)
+                    self.meter.score(bundles)
+                    with autocast(self.config, self.model.device):
+                        values = policy(row, entropy=entropy)
+                    for number, part in zip(row.numbers, values.split(batch.lengths[row.numbers].tolist()), strict=True):
+                        found[number] = part
+        finally:
+            policy.train(training)
         return found
 
     def planned(self, batch: Batch, only: Literal["trained", "supervised", "all"] = "trained") -> list[list[Bundle]]:

@@ -31,8 +31,9 @@ from visurf.policy import Policy
 from visurf.precision import autocast
 from visurf.prompting import Encoded, Prompting
 from visurf.replicas import Replicas
-from visurf.rollout.local import Rollout, Sampling, sample, stream
+from visurf.rollout.local import Rollout, Sampling, sample
 from visurf.rollout.remote import Remote
+from visurf.rollout.sampling import of_sample
 from visurf.scoring import Scorer, label_completion
 from visurf.types import Completion, Group, Sample
 
@@ -83,7 +84,8 @@ class Loop:
         `upcoming` are this process's samples of the next step, whose rollouts may be drawn while this one is trained.
         """
         seen, learner = Diagnostics(self.model.device), self.learner
-        learner.changed, learner.findings = False, Findings()
+        learner.changed = learner.begun = learner.updating = False
+        learner.findings = Findings()
         with parallel.agreed(), seen.timed("encode"), autocast(self.config, self.model.device):
             self.encoded = self.ahead.pop(number) if number in self.ahead else self.prompting.encode(samples)
             prompts, labels = self.encoded.prompts, self.encoded.labels  # x, and y aligned
@@ -113,7 +115,6 @@ class Loop:
             learner.findings.look_at_rollouts(self.groups)
             for _ in range(self.config.inner_steps):
                 loss, carried = learner.update(batch, optimizer, schedule, seen)  # Eq. 8
-            learner.updating = False
         counted = learner.meter.take(seen.seconds["train"])
         metrics = seen.report(self.groups, [len(p.token_ids) for p in prompts], loss, carried) | counted
         metrics |= self.model.kept() | self.incidents()
@@ -141,7 +142,7 @@ class Loop:
             if hints is None:
                 return [[self.complete(rollout) for rollout in group] for group in self.draw(prompts, number, 0, size)]
             hinting = [label for label in labels if label is not None]
-            streams = [stream(self.config.seed, number, prompt.sample.id, "hint") for prompt in prompts]
+            streams = [of_sample(self.config.seed, number, prompt.sample, "hint") for prompt in prompts]
             return in_rounds(self, hints, size, prompts, hinting, streams, number, moment)
 
     def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
@@ -159,7 +160,7 @@ class Loop:
                 token_budget=self.rollout_budget.tokens,
                 cuda_graphs=settings.cuda_graphs,
             )
-            streams = [[stream(self.config.seed, number, p.sample.id, first + j) for j in range(members)] for p in prompts]
+            streams = [[of_sample(self.config.seed, number, p.sample, first + j) for j in range(members)] for p in prompts]
             with autocast(self.config, self.model.device):
                 return sample(self.policy, self.model.family, prompts, members, sampling, self.model.eos_ids, streams)
 

@@ -139,7 +139,7 @@ def _measures(measured: Sequence[Measured], summary: Mapping[str, Any]) -> str:
         if not last:
             return "None were made during training, and no records were given.\n"
         return "Last evaluation of the run, without intervals (its records were not kept):\n\n" + _table(
-            {name: f"{value:.4f}" for name, value in last.items()}
+            {name: "none" if value is None else f"{value:.4f}" for name, value in last.items()}
         )
     text = "Fractions, greedy decoding, with 95 % bootstrap intervals over samples. One run: nothing here speaks of other seeds.\n"
     for one in measured:

@@ -71,7 +71,7 @@ def side_tasks(config: Config) -> list[SideTask]:
 def side_scores(tasks: Sequence[SideTask], config: Config, loop: Loop) -> dict[str, float]:
     """Name -> headline metric of the current policy, answering greedily; all processes get the same numbers."""
     settings, found = config.rollout, {}
-    sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
+    sampling = Sampling(settings.max_tokens, token_budget=loop.rollout_budget.tokens, cuda_graphs=settings.cuda_graphs)
     for side in tasks:
         with parallel.agreed(), autocast(config, loop.model.device), loop.placement.sampling():
             mine = list(
@@ -89,9 +89,13 @@ def before_training(metrics: Path) -> dict[str, float]:
     with metrics.open(encoding="utf-8") as lines:
         first = next(lines, "")
     try:
-        row = json.loads(first)
+        return before_of(json.loads(first))
     except ValueError:
         return {}
+
+
+def before_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The scores before the first step that the first step's metrics tell."""
     ending = "/before"
     return {n.removeprefix("side/").removesuffix(ending): v for n, v in row.items() if n.startswith("side/") and n.endswith(ending)}
 

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from visurf.continuing import check_same_run, in_first_order, remember_order
 from visurf.data import DataSet, load_data
 from visurf.exporting import export
 from visurf.interruption import Interruption
+from visurf.judging import check_metric
 from visurf.loop import Loop
 from visurf.models import VisionLanguageModel, load_model
 from visurf.naming import look_up
@@ -41,15 +42,16 @@ from visurf.provenance import note_invocation
 from visurf.recording import Recorder
 from visurf.rollout.local import Sampling, stream
 from visurf.rollout.remote import connect
-from visurf.side_tasks import before_training, side_metrics, side_scores, side_tasks
+from visurf.side_tasks import before_of, before_training, side_metrics, side_scores, side_tasks
 from visurf.stages import Stage, stages
 from visurf.tasks import TASKS, Task
 from visurf.tracking import Tracker
 from visurf.types import Sample
 from visurf.validation import evaluate as evaluate
-from visurf.whole_files import write_rows, write_whole
+from visurf.whole_files import finite_or_null, write_rows, write_whole
 
 Report = Callable[[dict[str, Any]], None]
+_VALIDATION = "validation/"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Run:
     def _open(self, config: Config) -> None:
         """Look up what the configuration names, read the data, find the last checkpoint."""
         self.task: Task = look_up(config.task.name, TASKS, "task")
+        check_metric(self.task, config.evaluation.metric)
         self.stages = stages(config)
         for stage in self.stages:
             if stage.config.rollout.overlap and stage.paradigm.hints is not None:
@@ -100,8 +103,8 @@ class Run:
         empty = DataSet(())
         self.validation = load_data(config.data.validation, config.data, self.task) if config.data.validation else empty
         self.side = side_tasks(config)
-        found = self.resumed
-        if found is not None and config.checkpoint.resume == "never":
+        found, metrics = self.resumed, self.out / "metrics.jsonl"
+        if config.checkpoint.resume == "never" and (found is not None or (metrics.is_file() and metrics.stat().st_size)):
             raise ConfigError(f"{self.out} holds a run already; choose another out=, or checkpoint.resume=auto to go on")
         if found is not None:
             check_same_run(config, self.out, len(self.stages))
@@ -110,10 +113,19 @@ class Run:
         self.progress, self.state = checkpoint.read(found) if found else (checkpoint.Progress(), {})
         self.saved = self.progress.step if found else -1
 
-        self.side_before = before_training(self.out / "metrics.jsonl") if found else {}
+        self.side_before = before_training(metrics) or before_of(self.progress.unmeasured or {}) if found else {}
         self.watch = Watch(*watched(config))
         if found:
-            self.watch.remember(read_rows(self.out / "metrics.jsonl", self.progress.metrics_bytes))
+            rows = read_rows(metrics, self.progress.metrics_bytes)
+            self.watch.remember(rows)
+            self._remember_scores(rows)
+
+    def _remember_scores(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take up the last step's metrics and the last evaluation, for a run that has nothing left to train."""
+        for row in rows:
+            scores = {name.removeprefix(_VALIDATION): value for name, value in row.items() if name.startswith(_VALIDATION)}
+            self.scores = {name: math.nan if value is None else float(value) for name, value in scores.items()} or self.scores
+        self.last = {name: value for name, value in rows[-1].items() if name not in ("step", "stage", "paradigm")} if rows else {}
 
     def _check_alike(self) -> None:
         """Refuse processes that do not see the same run.
@@ -145,9 +157,10 @@ class Run:
         try:
             with self.interruption:
                 for index, stage in enumerate(self.stages):
-                    if self.progress.step < stage.end:
+                    measure = self.progress.unmeasured is not None and self.progress.step == stage.end
+                    if self.progress.step < stage.end or measure:
                         model, network, placement = self._stage(index, stage, tracker)
-            if not self.last:
+            if placement is None:
                 model, network = self._load(len(self.stages) - 1, self.resumed)
             self._finish(model, network, placement)
         finally:
@@ -203,6 +216,10 @@ class Run:
         if self.side and self.progress.step == 0:
             self.side_before = side_scores(self.side, config, loop)
         began = time.monotonic() - self.progress.seconds
+        if self.progress.unmeasured is not None:
+            self._measure(stage, loop, dict(self.progress.unmeasured), network, optimizer, schedule, tracker)
+            self.saved = -1  # the checkpoint says that this is still to be done
+            self._save(network, loop, optimizer, schedule, tracker)
         for number in range(self.progress.step, stage.end):
             samples = self._samples(number)
             upcoming = self._samples(number + 1) if number + 1 < stage.end else []
@@ -217,22 +234,18 @@ class Run:
                     self._rescue(network, loop, optimizer, schedule, tracker)
                 raise
             metrics["train/lr"] = float(schedule.get_last_lr()[0])
+            if number == 0:
+                metrics |= {f"side/{name}/before": score for name, score in self.side_before.items()}
             self.progress.step, self.progress.stage = number + 1, index
             self.progress.seconds = time.monotonic() - began
-            reason = self._incidents(loop, metrics, network)
-            try:
-                metrics |= self._validation(stage, loop)
-                metrics |= self._watched(stage, loop, metrics)
-            except (Exception, KeyboardInterrupt) as error:
-                self._log(stage, loop, metrics, tracker)
-                if _known_to_all(error):
-                    self._rescue(network, loop, optimizer, schedule, tracker)
-                raise
-            self._log(stage, loop, metrics, tracker)
-            every = config.checkpoint.every
             if self.progress.step == stage.end and index + 1 < len(self.stages):
-                # Before the checkpoint that says this stage is over: the next one starts from here.
+                # Before any checkpoint that says this stage is over: the next one starts from here.
                 self._export(model, network, loop.placement, self.out / "stages" / str(index + 1))
+            loop.learner.updating = False
+            reason = self._incidents(loop, metrics, network)
+            self._show(loop, tracker)
+            self._measure(stage, loop, metrics, network, optimizer, schedule, tracker)
+            every = config.checkpoint.every
             stop = any(parallel.gather([self.interruption.asked])) or bool(reason)
             if stop or (every and self.progress.step % every == 0) or self.progress.step == stage.end:
                 self._save(network, loop, optimizer, schedule, tracker)
@@ -241,11 +254,28 @@ class Run:
             if stop and self.progress.step < self.stages[-1].end:
                 raise KeyboardInterrupt
 
+    def _measure(self, stage: Stage, loop: Loop, metrics: dict[str, Any], *state: Any) -> None:
+        """Evaluate where that is due, and write the step's line; where it fails it is made up for when the run goes on."""
+        network, optimizer, schedule, tracker = state
+        self.progress.unmeasured = None
+        try:
+            measured = self._validation(stage, loop)
+            measured |= self._watched(stage, loop, metrics | measured)
+        except (Exception, KeyboardInterrupt) as error:
+            if _known_to_all(error):
+                self.progress.unmeasured = finite_or_null(metrics)
+                self._rescue(network, loop, optimizer, schedule, tracker)
+            raise
+        self._log(stage, metrics | measured, tracker)
+
     def _samples(self, number: int) -> list[Sample]:
         """This process's share of a step's samples."""
         each = self.config.prompts_per_step
         order = sample_order(len(self.samples), self.config.seed, number * each, each)
-        return [sample for i in parallel.share(order) if (sample := self.samples[i]) is not None]
+        # Data with fewer samples than a step has, and the seam of two epochs, bring one twice.
+        places = [(i, order[:place].count(i)) for place, i in enumerate(order)]
+        found = ((self.samples[i], again) for i, again in parallel.share(places))
+        return [replace(sample, occurrence=again) if again else sample for sample, again in found if sample is not None]
 
     def _reference(self, index: int, stage: Stage, model: VisionLanguageModel) -> Policy | None:
         """The model at the stage's start, for the KL term; with adapters that is the network without them."""
@@ -300,21 +330,25 @@ class Run:
         score = self.scores.get(settings.metric or self.task.headline, math.nan)
         if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
             self.progress.best, self.progress.best_step = score, step
-        return {f"validation/{name}": value for name, value in self.scores.items()}
+        return {f"{_VALIDATION}{name}": value for name, value in self.scores.items()}
 
-    def _log(self, stage: Stage, loop: Loop, metrics: dict[str, Any], tracker: Tracker | None) -> None:
+    def _show(self, loop: Loop, tracker: Tracker | None) -> None:
+        shown = self.recorder.rows(self.progress.step, loop.groups, loop.scorer, loop.controls)
+        with parallel.agreed():
+            if tracker is not None:
+                tracker.rollouts(shown)
+
+    def _log(self, stage: Stage, metrics: dict[str, Any], tracker: Tracker | None) -> None:
         step, self.last = self.progress.step, metrics
-        shown = self.recorder.rows(step, loop.groups, loop.scorer, loop.controls)
         with parallel.agreed():
             if tracker is not None:
                 tracker.log(step, {"stage": self.progress.stage, "paradigm": stage.paradigm.name, **metrics})
-                tracker.rollouts(shown)
         self.report({"event": "step", "step": step, "steps": self.stages[-1].end, "metrics": metrics, "stage": stage})
 
     def _watched(self, stage: Stage, loop: Loop, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """Side tasks where they are due, those before training with the first step, and alarms."""
+        """Side tasks where they are due, and alarms."""
         step, due = self.progress.step, self._due(stage) or self.progress.step == self.stages[-1].end
-        found = {f"side/{name}/before": score for name, score in self.side_before.items()} if step == 1 else {}
+        found: dict[str, float] = {}
         if due and self.side:
             found |= side_metrics(side_scores(self.side, self.config, loop), self.side_before)
         for alarm in self.watch.see(step, metrics) if self.config.evaluation.alarms else ():
@@ -370,7 +404,8 @@ class Run:
         if self.rank == 0:
             lines = (self.out / "metrics.jsonl").read_text().splitlines()
             cost = {"processes": parallel.number(), **accounting.totals(map(json.loads, lines))}
-            summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": self.scores, "cost": cost}
+            scores = finite_or_null(self.scores)
+            summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": scores, "cost": cost}
             write_whole(self.out / "summary.json", json.dumps(summary, indent=1))
         self.report({"event": "end", "out": self.out})
 

@@ -256,6 +256,7 @@ class Sample:
     """One labelled prompt: images, a question and what is true of them.
 
     `response` is the label's text where the sample brings its own: in the model's frame as a text, in any as a demonstration.
+    `occurrence` counts how often the sample stood in its training step before, which few samples do in a large step.
     """
 
     id: str
@@ -264,6 +265,7 @@ class Sample:
     target: Answer
     response: str | Demonstration | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    occurrence: int = 0
 
     @property
     def size(self) -> Size:

@@ -18,6 +18,7 @@ from visurf.preparation import frozen_policy, make_scorer
 from visurf.rollout.local import Sampling
 from visurf.small_pictures import illustrate
 from visurf.tasks import TASKS
+from visurf.whole_files import finite_or_null
 
 
 def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
@@ -52,5 +53,5 @@ def evaluate(config: Config, out: Path | None = None, progress: Callable[[int, i
         kept = config.recording
         found = illustrate(found, samples, out, int(kept.picture_mb * 2**20), kept.picture_side)
         evaluation.write_records(out / "records.jsonl", found)
-        (out / "summary.json").write_text(json.dumps(summary, indent=1))
+        (out / "summary.json").write_text(json.dumps(finite_or_null(summary), indent=1))
     return summary

@@ -211,8 +211,8 @@ class ServersConfig:
         token_variable: Environment variable that holds the servers' token, if they want one.
         push: How new weights reach them after every optimiser step: `file`, a safetensors checkpoint that they read; `adapter`,
             the adapters alone; `nccl`, over the GPU interconnect. `auto` is `adapter` where adapters are trained, else `file`.
-        folder: Where checkpoints and adapters for them are written, seen by every server under the same path; empty for
-            ``out/servers``. Memory (/dev/shm) does on one machine.
+        folder: Where checkpoints and adapters for them are written, in a folder of the run's own that is removed at its end; every
+            server must see it under the same path. Empty for ``out/servers``; memory (/dev/shm) does on one machine.
         host: Address of this machine that the servers reach, for `nccl`.
         requests: Prompts that one server is asked at once.
         timeout: Seconds that a request may take before its server counts as lost.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 from visurf.config import Config
 from visurf.models.family import Prompt, VisionLanguageModel
 from visurf.placement import Placement
-from visurf.rollout.sampling import stream
+from visurf.rollout.sampling import of_sample
 from visurf.rollout.servers import Limits, Servers
 from visurf.rollout.transfer import AdapterTransfer, FileTransfer, Transfer
 from visurf.rollout.types import Rollout, Sampling
@@ -74,7 +75,7 @@ class Remote:
 
     def _draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
         # One seed a request: the server adds the number of the rollout to it.
-        seeds = [int(stream(self.seed, number, p.sample.id, first).integers(2**62)) for p in prompts]
+        seeds = [int(of_sample(self.seed, number, p.sample, first).integers(2**62)) for p in prompts]
         return self.servers.draw(prompts, members, self.drawing, seeds)
 
 
@@ -103,7 +104,10 @@ def _transfer(
         from visurf.rollout.nccl import NcclTransfer
 
         return NcclTransfer(network, servers, settings.host)
-    folder = Path(settings.folder or Path(config.out) / "servers")
+    # What lies in it is removed with the run: in a folder that others may use, one of the run's own.
+    out = Path(config.out).absolute()
+    own = f"visurf-{hashlib.blake2b(str(out).encode(), digest_size=8).hexdigest()}"
+    folder = Path(settings.folder) / own if settings.folder else out / "servers"
     if push == "adapter":
         return AdapterTransfer(network, folder, placement.weights)
     return FileTransfer(model, network, folder, placement.weights)

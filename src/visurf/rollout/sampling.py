@@ -8,11 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visurf.types import Sample
+
 
 def stream(seed: int, *names: object) -> np.random.Generator:
     """An independent random stream named by a seed and whatever identifies the rollout."""
     digest = hashlib.blake2b("/".join(str(n) for n in (seed, *names)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def of_sample(seed: int, step: int, sample: Sample, name: object) -> np.random.Generator:
+    """The stream of one rollout, or of whatever is named, of a sample in a step; another one where it stands there again."""
+    again = (f"again {sample.occurrence}",) if sample.occurrence else ()
+    return stream(seed, step, sample.id, *again, name)
 
 
 def choose(log_p: Tensor, uniform: Tensor | None, top_p: float, draws: int = 1) -> tuple[Tensor, Tensor]:
