@@ -20,8 +20,10 @@ from visurf.mini.demo import RECIPE
 from visurf.models import load_model
 from visurf.policy import Policy
 from visurf.preparation import sample_order
+from visurf.replicas import Replicas
 from visurf.rollout import nccl, servers, transfer
 from visurf.rollout.local import sample
+from visurf.rollout.remote import connect
 from visurf.rollout.servers import Limits, Servers
 from visurf.rollout.transfer import AdapterTransfer, FileTransfer
 from visurf.rollout.types import Sampling
@@ -377,3 +379,32 @@ def test_overlap_refuses_sampling_in_rounds(tmp_path, fakes):
     name = next(n for n, p in PARADIGMS.items() if p.hints is not None)
     with pytest.raises(ConfigError, match="rounds"):
         train(small(tmp_path / "run", fakes, paradigm=name, rollout={"overlap": True}))
+
+
+@pytest.mark.parametrize("push", ["file", "adapter"])
+def test_a_folder_for_servers_that_others_use_too_keeps_what_is_theirs(mini, tmp_path, monkeypatch, push):
+    shared = tmp_path / "shared"
+    (shared / "somebody").mkdir(parents=True)
+    (shared / "somebody" / "thesis.txt").write_text("years of work")
+    (shared / "file.bin").write_bytes(b"1")
+    network = mini.network
+    if push == "adapter":
+        monkeypatch.setattr(network, "save_pretrained", lambda path, state_dict: path.mkdir(parents=True))
+    lora = {"rank": 4 * (push == "adapter")}
+    settings = {"model": {"lora": lora}, "rollout": {"engine": "vllm", "servers": {"folder": str(shared), "push": push}}}
+    theirs = {"somebody", "file.bin"}
+    for run in ("one", "two"):
+        config = load_config(RECIPE, merge(settings, {"out": str(tmp_path / run)}))
+        remote = connect(config, mini, network, Replicas(Policy(network, temperature=1.0, banned=mini.banned_ids)))
+        way = remote.servers.transfer
+        for version in ("1", "2"):
+            way.publish(version)
+        assert way.path.name == "2"
+        assert [path.name for path in way.folder.iterdir()] == ["2"], "earlier versions take room"
+        if run == "one":
+            first = way
+    assert first.path.is_dir(), "two runs may share a folder"
+    first.close()
+    way.close()
+    assert {path.name for path in shared.iterdir()} == theirs
+    assert (shared / "somebody" / "thesis.txt").read_text() == "years of work"

@@ -15,8 +15,9 @@ T = TypeVar("T")
 
 def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
     """A hint for a mistyped name: the nearest known one and the whole list."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return (f"; did you mean {near[0]!r}?" if near else ".") + f" Known: {', '.join(sorted(known))}"
+    spelt = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), list(spelt), n=1)
+    return (f"; did you mean {spelt[near[0]]!r}?" if near else ".") + f" Known: {', '.join(sorted(known))}"
 
 
 def load_object(reference: str) -> Any:
