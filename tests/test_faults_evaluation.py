@@ -172,3 +172,12 @@ def test_a_sample_that_stands_twice_in_a_step_draws_other_rollouts(tmp_path):
     texts = [[member["text"] for member in row["members"] if member["source"] == "policy"] for row in rows]
     assert len(texts) == 2
     assert texts[0] != texts[1]
+
+
+def test_the_step_of_the_best_validation_has_a_checkpoint(tmp_path):
+    changes = {**MEASURED, "steps": 5, "checkpoint": {"every": 50, "keep": 1}, "optimizer": {"lr": 0.01, "warmup_steps": 0}}
+    train(tiny_run(tmp_path / "run", **changes))
+    rows = deterministic(tmp_path / "run" / "metrics.jsonl")
+    best = max(rows, key=lambda row: row["validation/giou"])["step"]
+    assert best < 5, "the world must be one in which the end is not the best"
+    assert checkpoint.steps_in(tmp_path / "run") == [best, 5] or checkpoint.steps_in(tmp_path / "run") == [5, best]

@@ -69,6 +69,51 @@ def test_the_adapter_alone_gives_the_merged_model(run, tmp_path):
     assert moved > 0
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_step_of_a_run_is_exported_as_it_was(tmp_path, capsys, rank):
+    """Stages of two steps each: the model of step 2 is what a run of that one stage ends with."""
+    small = {
+        "data": {"train": "world:shifted?count=8&seed=1", "validation": "world:shifted?count=4&seed=2"},
+        "model": {"lora": {"rank": rank}},
+        "rollout": {"group_size": 2, "max_tokens": 8},
+        "evaluation": {"every": 1},
+        "optimizer": {"lr": 0.01, "warmup_steps": 0, "schedule": "constant"},
+        "checkpoint": {"every": 1, "keep": 9},
+        **{"steps": 2, "prompts_per_step": 2, "threads": 1, "paradigm": "sft"},
+    }
+    train(load_config(RECIPE, {**small, "out": str(tmp_path / "one")}))
+    train(load_config(RECIPE, {**small, "out": str(tmp_path / "two"), "steps": 4, "paradigm": "sft_then_rlvr"}))
+    run = tmp_path / "two"
+    (run / "summary.json").unlink()  # as if it had not ended
+    assert main(["export", str(run), "--step", "2"]) == 0
+    out = run / "export-step-000002"
+    expected = AutoModelForImageTextToText.from_pretrained(tmp_path / "one" / "model", dtype=torch.float32)
+    found = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32)
+    for (name, mine), theirs in zip(found.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+    assert AutoTokenizer.from_pretrained(out).chat_template
+    card, rows = (out / "README.md").read_text(), [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert "| steps done | 2 |" in card
+    assert f"| box_iou | {rows[1]['validation/box_iou']:.4f} |" in card
+    best = max(rows, key=lambda row: row["validation/giou"])["step"]
+    assert export_run(run, step="best").name == f"export-step-{best:06d}"
+    if rank:
+        assert (export_run(run, tmp_path / "adapter", adapter=True, step=2) / "adapter_model.safetensors").is_file()
+    else:
+        with pytest.raises(ValueError, match="there are no adapters"):
+            export_run(run, tmp_path / "adapter", adapter=True, step=2)
+    with pytest.raises(ValueError, match=r"no checkpoint of step 7; there are: 1, 2, 3, 4 "):
+        export_run(run, step=7)
+    with pytest.raises(ValueError, match="expected a number or best, got 'last'"):
+        export_run(run, step="last")
+    with pytest.raises(ValueError, match="or a --step"):
+        export_run(run)
+    weights = run / "checkpoints" / "step-000001" / "model" / ("adapter_model.safetensors" if rank else "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-9] + b"damaged!!")
+    with pytest.raises(ValueError, match=r"step-000001 is damaged: model/.*safetensors is not what was written"):
+        export_run(run, step=1)
+
+
 def _mini():
     from visurf.models.loading import resolve
 

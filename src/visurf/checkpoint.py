@@ -37,7 +37,7 @@ class Progress:
 
     Attributes:
         step: Optimiser batches done, over all stages.
-        stage: Index of the stage that the next step belongs to.
+        stage: Index of the stage that the last step belonged to.
         metrics_bytes: Length of metrics.jsonl.
         rollouts_bytes: Length of rollouts.jsonl.
         best: Best validation metric so far, or None.
@@ -246,9 +246,14 @@ def newest_intact(out: Path) -> tuple[Path | None, list[str]]:
     return folder, said
 
 
+def read_progress(folder: Path) -> Progress:
+    """Where the run stood."""
+    return Progress(**json.loads((folder / "progress.json").read_text()))
+
+
 def read(folder: Path) -> tuple[Progress, dict[str, Any]]:
     """Progress and states of a checkpoint; tensors land on the CPU, nothing is unpickled but tensors and plain values."""
-    progress = Progress(**json.loads((folder / "progress.json").read_text()))
+    progress = read_progress(folder)
     state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     return progress, state
 

@@ -48,22 +48,24 @@ def measure(task: Task, name: str, path: Path) -> Measured:
     return Measured(name, summary.n, rows)
 
 
-def write_card(run: Path, *, adapter: bool, records: Sequence[Path] = ()) -> str:
+def write_card(run: Path, *, adapter: bool, records: Sequence[Path] = (), reached: Mapping[str, Any] | None = None) -> str:
     """The card, Markdown with the hub's YAML head.
 
     Args:
-        run: The folder of a run that has ended.
+        run: The folder of a run.
         adapter: Whether it describes the adapters alone.
         records: Further files of records to measure; the run's own validation comes first where it was kept.
+        reached: What the run had come to, as summary.json says it, for an earlier step than the last; None for the end.
 
     Raises:
-        ValueError: The run has not ended, or a file of records is none.
+        ValueError: A file of records is none.
     """
     config = load_config(run / "config.yaml")
-    summary = json.loads((run / "summary.json").read_text())
-    own = run / "validation.jsonl"
+    summary = reached or json.loads((run / "summary.json").read_text())
+    # The records that a run keeps are those of its last evaluation.
+    own = run / ("" if reached else "validation.jsonl")
     task = look_up(config.task.name, TASKS, "task")
-    measured = [measure(task, config.data.validation, own)] if own.exists() else []
+    measured = [measure(task, config.data.validation, own)] if own.is_file() else []
     measured += [measure(task, f"`{path.parent.name}/{path.name}`", path) for path in records]
     parts = [
         _head(config, adapter),
@@ -117,6 +119,7 @@ def _training(config: Config, summary: Mapping[str, Any]) -> dict[str, object]:
         "training data": config.data.train,
         "validation data": config.data.validation or "none",
         "stages": parts,
+        "steps done": summary["steps"],
         "rollouts a prompt": config.rollout.group_size,
         "prompts a step": config.prompts_per_step,
         "learning rate": config.optimizer.lr,
@@ -138,7 +141,7 @@ def _measures(measured: Sequence[Measured], summary: Mapping[str, Any]) -> str:
         last = summary.get("validation") or {}
         if not last:
             return "None were made during training, and no records were given.\n"
-        return "Last evaluation of the run, without intervals (its records were not kept):\n\n" + _table(
+        return "Evaluation during the run, without intervals (its records were not kept):\n\n" + _table(
             {name: "none" if value is None else f"{value:.4f}" for name, value in last.items()}
         )
     text = "Fractions, greedy decoding, with 95 % bootstrap intervals over samples. One run: nothing here speaks of other seeds.\n"

@@ -79,6 +79,29 @@ def prepare_model(config: Config, source: str, weights: Path | None = None) -> t
     return model, network
 
 
+def start_of(config: Config, out: Path, index: int) -> str:
+    """The model that a stage of a run begins with: the run's own, or what the stage before has left."""
+    return config.model.path if index == 0 else str(out / "stages" / str(index))
+
+
+def load_stage(config: Config, source: str, checkpoint: Path | None) -> tuple[VisionLanguageModel, nn.Module]:
+    """A stage's model as it begins, or as a checkpoint within the stage has it.
+
+    Args:
+        config: Of the stage.
+        source: From `start_of`.
+        checkpoint: Its folder; it holds the whole network, or its adapters.
+    """
+    if checkpoint is None or not config.model.lora.rank:
+        return prepare_model(config, source, None if checkpoint is None else checkpoint / "model")
+    model, network = prepare_model(config, source)
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(network, load_file(checkpoint / "model" / "adapter_model.safetensors"))  # type: ignore[arg-type]
+    return model, network
+
+
 def frozen_policy(config: Config, source: str) -> tuple[VisionLanguageModel, Policy]:
     """Load a model that is only asked: nothing of it is trained, and it gets no adapters of its own.
 

@@ -1,45 +1,105 @@
-"""A finished run as a folder that others can load: model or adapters, recipe and card; uploaded only when asked."""
+"""A run, at its end or a step, as a folder that others can load: model or adapters, recipe, card; uploaded only when asked."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from visurf import accounting
 from visurf.model_card import write_card
 
+_NO_ADAPTERS = "it was trained without model.lora.rank; leave --adapter out"
 
-def export_run(run: Path, out: Path | None = None, *, adapter: bool = False, records: Sequence[Path] = ()) -> Path:
-    """Copy a run's model, or its adapters, beside a card; the folder appears under its name when it is complete.
+
+def export_run(
+    run: Path, out: Path | None = None, *, adapter: bool = False, records: Sequence[Path] = (), step: int | str = ""
+) -> Path:
+    """Write a run's model, or its adapters, beside a card; the folder appears under its name when it is complete.
 
     Args:
-        run: The folder of a run that has ended.
-        out: Where; None for `export` in the run folder. An earlier export there is replaced.
+        run: The folder of a run that has ended, or with `step` of any run.
+        out: Where; None for `export` in the run folder, and `export-step-N` for a step. An earlier export there is replaced.
         adapter: The low-rank adapters alone.
         records: Files of records whose measures stand in the card.
+        step: The model as a checkpoint has it: its step, or ``best`` for that of the best validation; empty for the run's end.
 
     Raises:
-        ValueError: The run has not ended, has no adapters, or `out` holds something that is no export.
+        ValueError: The run has not ended, has no such checkpoint or no adapters, or `out` holds something that is no export.
     """
-    if not (run / "summary.json").is_file() or not (run / "config.yaml").is_file():
-        raise ValueError(f"{run}: expected the folder of a run that has ended, with config.yaml and summary.json")
-    source = run / ("adapter" if adapter else "model")
-    if not source.is_dir():
-        hint = "it was trained without model.lora.rank; leave --adapter out" if adapter else "run `visurf train` to its end"
-        raise ValueError(f"{run}: there is no {source.name} folder; {hint}")
-    out = out or run / "export"
+    if not (run / "config.yaml").is_file() or not (step or (run / "summary.json").is_file()):
+        raise ValueError(f"{run}: expected the folder of a run that has ended, with config.yaml and summary.json, or a --step")
+    number = _step_of(run, step) if step else 0
+    out = out or run / (f"export-step-{number:06d}" if number else "export")
     if out.exists() and not ((out / "README.md").is_file() and (out / "config.yaml").is_file()):
         raise ValueError(f"{out} exists and is no earlier export; choose another --out")
-    card = write_card(run, adapter=adapter, records=records)
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
+    if number:
+        reached = _write_step(run, number, partial, adapter=adapter)
+    else:
+        reached = None
+        source = run / ("adapter" if adapter else "model")
+        if not source.is_dir():
+            raise ValueError(f"{run}: there is no {source.name} folder; {_NO_ADAPTERS if adapter else 'train the run to its end'}")
+        shutil.copytree(source, partial)
+    card = write_card(run, adapter=adapter, records=records, reached=reached)
     shutil.copy(run / "config.yaml", partial / "config.yaml")
     # peft writes an empty card of its own.
-    (partial / "README.md").write_text(card)
+    (partial / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.replace(out)
     return out
+
+
+def _step_of(run: Path, step: int | str) -> int:
+    """The number of a checkpoint that is there."""
+    from visurf import checkpoint
+
+    there = sorted(checkpoint.steps_in(run))
+    listed = ", ".join(map(str, there)) or "none"
+    if step == "best":
+        last = checkpoint.latest(run)
+        number = checkpoint.read_progress(last).best_step if last else -1
+        if number < 0:
+            raise ValueError(f"{run}: no best step is known; it needs data.validation and evaluation.every. Checkpoints: {listed}")
+    elif str(step).isdecimal():
+        number = int(step)
+    else:
+        raise ValueError(f"--step: expected a number or best, got {step!r}")
+    if number not in there:
+        raise ValueError(f"{run}: there is no checkpoint of step {number}; there are: {listed} (checkpoint.every, checkpoint.keep)")
+    return number
+
+
+def _write_step(run: Path, number: int, folder: Path, *, adapter: bool) -> dict[str, Any]:
+    """Write the model that a checkpoint holds; returns what the run had come to then, as summary.json would say it."""
+    from visurf import checkpoint
+    from visurf.alarms import read_rows
+    from visurf.config import load_config
+    from visurf.exporting import export
+    from visurf.preparation import load_stage, start_of
+    from visurf.stages import stages
+
+    kept = checkpoint.folder_of(run, number)
+    problems = checkpoint.damage(kept)
+    if problems:
+        raise ValueError(f"the checkpoint {kept} is damaged: {problems[0]}")
+    config, progress = load_config(run / "config.yaml"), checkpoint.read_progress(kept)
+    stage = stages(config)[progress.stage]
+    if adapter and not stage.config.model.lora.rank:
+        raise ValueError(f"{run}: there are no adapters; {_NO_ADAPTERS}")
+    model, network = load_stage(stage.config, start_of(config, run, progress.stage), kept)
+    if adapter:
+        save: Any = network
+        save.save_pretrained(folder)
+    else:
+        export(model, network, folder)
+    rows = read_rows(run / "metrics.jsonl", progress.metrics_bytes)
+    last = rows[-1] if rows and rows[-1]["step"] == number else {}
+    scores = {name.removeprefix("validation/"): value for name, value in last.items() if name.startswith("validation/")}
+    return {"steps": number, "seconds": progress.seconds, "validation": scores, "cost": accounting.totals(rows)}
 
 
 def push(folder: Path, name: str) -> str:

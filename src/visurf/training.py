@@ -32,11 +32,12 @@ from visurf.policy import Policy
 from visurf.precision import autocast
 from visurf.preparation import (
     is_sharded,
+    load_stage,
     make_optimizer,
     make_placement,
     make_scorer,
-    prepare_model,
     sample_order,
+    start_of,
 )
 from visurf.provenance import note_invocation
 from visurf.recording import Recorder
@@ -171,17 +172,7 @@ class Run:
     def _load(self, index: int, resumed: Path | None) -> tuple[VisionLanguageModel, nn.Module]:
         """The model at a stage's start, or at a checkpoint within it."""
         stage = self.stages[index]
-        source = self.config.model.path if index == 0 else str(self.out / "stages" / str(index))
-        if resumed is None:
-            return prepare_model(stage.config, source)
-        if not stage.config.model.lora.rank:
-            return prepare_model(stage.config, source, resumed / "model")
-        model, network = prepare_model(stage.config, source)
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        set_peft_model_state_dict(network, load_file(resumed / "model" / "adapter_model.safetensors"))  # type: ignore[arg-type]
-        return model, network
+        return load_stage(stage.config, start_of(self.config, self.out, index), resumed)
 
     def _stage(self, index: int, stage: Stage, tracker: Tracker | None) -> tuple[VisionLanguageModel, nn.Module, Placement]:
         config = stage.config
@@ -247,7 +238,8 @@ class Run:
             self._measure(stage, loop, metrics, network, optimizer, schedule, tracker)
             every = config.checkpoint.every
             stop = any(parallel.gather([self.interruption.asked])) or bool(reason)
-            if stop or (every and self.progress.step % every == 0) or self.progress.step == stage.end:
+            step = self.progress.step
+            if stop or (every and step in (self.progress.best_step, step - step % every)) or step == stage.end:
                 self._save(network, loop, optimizer, schedule, tracker)
             if reason:
                 raise NonFiniteError(reason)
@@ -281,9 +273,8 @@ class Run:
         """The model at the stage's start, for the KL term; with adapters that is the network without them."""
         if not stage.config.objective.kl or stage.config.model.lora.rank:
             return None
-        source = self.config.model.path if index == 0 else str(self.out / "stages" / str(index))
         frozen = load_model(
-            source,
+            start_of(self.config, self.out, index),
             dtype=next(model.network.parameters()).dtype,
             device="cpu" if is_sharded(stage.config) else model.device,
             min_pixels=stage.config.model.min_pixels,

@@ -293,7 +293,8 @@ class CheckpointConfig:
     """Checkpoints of a run.
 
     Attributes:
-        every: Steps between checkpoints; one is written at the end of every stage too, and 0 writes those only.
+        every: Steps between checkpoints. One is written at the end of every stage and after every validation that is the best so
+            far, too; 0 writes those at the ends only.
         keep: How many to keep beside the best; 0 keeps all.
         resume: `auto` goes on from the last checkpoint where there is one, `never` refuses a used folder.
     """
