@@ -147,6 +147,14 @@ def test_data_convert_and_show_coco(pictures, tmp_path, capsys):
     assert [row["target"] for row in rows_of(out)] == [{"boxes": [[1.0, 2.0, 11.0, 22.0]]}]
     assert main([*command, "--absent", "-1", "--class", "mug"]) == 0
     assert [row["target"] == [] for row in rows_of(out)] == [False, True]
+    truth["annotations"][0]["bbox"] = [1, 2, 0, 20]
+    annotations.write_text(json.dumps(truth))
+    capsys.readouterr()
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.count("--on-bad-row skip") == 1
+    assert "box_format" not in said
+    assert main([*command, "--on-bad-row", "skip"]) == 0
 
 
 def test_data_show_a_real_sample(shared, tmp_path, capsys):

@@ -158,7 +158,8 @@ def _boxes(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Box,
         if config.box_format == "xywh":
             c, d = a + c, b + d
         scaled.append((a * sx, b * sy, c * sx, d * sy))
-    return check_boxes(scaled, size, where)
+    frame = "if the file is in another frame set frame: 1000 or frame: unit"
+    return check_boxes(scaled, size, where, inverted="is it xywh? set box_format: xywh", outside=frame)
 
 
 def _points(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Point, ...]:

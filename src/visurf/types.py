@@ -342,13 +342,17 @@ def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def check_boxes(boxes: Sequence[Sequence[float]], size: Size, where: str) -> tuple[Box, ...]:
+def check_boxes(
+    boxes: Sequence[Sequence[float]], size: Size, where: str, *, inverted: str = "", outside: str = ""
+) -> tuple[Box, ...]:
     """Validate boxes against their image.
 
     Args:
         boxes: xyxy, pixels of the original image.
         size: Image width and height.
         where: File, row and field, for the message.
+        inverted: What to do about a box without area, where the caller has a setting for it.
+        outside: What to do about one that leaves its image, likewise.
 
     Raises:
         DataError: A box has not four finite numbers, x2 <= x1 or y2 <= y1, or leaves its image.
@@ -360,12 +364,11 @@ def check_boxes(boxes: Sequence[Sequence[float]], size: Size, where: str) -> tup
             raise DataError(f"{where}: expected four finite numbers x1, y1, x2, y2, got {list(box)!r}")
         x1, y1, x2, y2 = (float(v) for v in box)
         if x2 <= x1 or y2 <= y1:
-            raise DataError(f"{where}: expected x1 < x2 and y1 < y2, got {list(box)!r}; is it xywh? set box_format: xywh")
+            raise DataError(f"{where}: expected x1 < x2 and y1 < y2, got {list(box)!r}" + (inverted and f"; {inverted}"))
         # Annotation tools overshoot by fractions of a pixel; more than one pixel is another frame or another image.
         if x1 < -1 or y1 < -1 or x2 > width + 1 or y2 > height + 1:
             raise DataError(
-                f"{where}: box {list(box)!r} leaves its image of {width} x {height} pixels; "
-                "if the file is in another frame set frame: 1000 or frame: unit"
+                f"{where}: box {list(box)!r} leaves its image of {width} x {height} pixels" + (outside and f"; {outside}")
             )
         checked.append((max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))))
     return tuple(checked)
