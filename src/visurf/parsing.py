@@ -162,6 +162,16 @@ def parse_corners(text: str, frame: Frame) -> Objects | ParseError:
     return Objects((frame.decode_box((x1, y1, x2, y2)),))
 
 
+def yes_or_no(text: str) -> str | None:
+    """``yes`` or ``no``, in any case and with a final stop; None for anything else. Labels are read as answers are.
+
+    >>> yes_or_no(" Yes. "), yes_or_no("NO"), yes_or_no("true")
+    ('yes', 'no', None)
+    """
+    word = text.strip().rstrip(".! ").casefold()
+    return word if word in ("yes", "no") else None
+
+
 def parse_yes_no(text: str) -> Text | ParseError:
     """The first answer as ``yes`` or ``no``, in any case and with a final stop, or the error `not_yes_or_no`.
 
@@ -171,5 +181,5 @@ def parse_yes_no(text: str) -> Text | ParseError:
     answer = parse_text(text)
     if isinstance(answer, ParseError):
         return answer
-    word = answer.text.rstrip(".! ").casefold()
-    return Text(word) if word in ("yes", "no") else ParseError("not_yes_or_no", answer.text[:80])
+    word = yes_or_no(answer.text)
+    return Text(word) if word else ParseError("not_yes_or_no", answer.text[:80])

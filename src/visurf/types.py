@@ -31,6 +31,9 @@ Source = Literal["policy", "label"]
 MAX_IMAGE_PIXELS = 178_956_970
 # Formats that hold photographs and masks. Of the others that Pillow knows, one hands the file to an interpreter of its own.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "JPEG2000", "PPM", "AVIF")
+# Formats whose pictures of more than 8 bits come in mode "I" and fill 16 bits, be it in some versions of Pillow only.
+_SCALED_TO_16_BITS = ("PNG", "PPM")
+_BITS_PER_SAMPLE = 258
 
 
 class DataError(ValueError):
@@ -58,6 +61,26 @@ def open_picture(source: str | Path | bytes, name: str) -> Image.Image:
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise DataError(f"image {name}: {image.width} x {image.height} pixels is over the limit {MAX_IMAGE_PIXELS}")
     return image
+
+
+def _eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """A picture as one of 8 bits a channel; Pillow itself would cut at 255, which makes nearly everything white.
+
+    Args:
+        image: Its pixels.
+        opened: What they came from, which knows the format.
+
+    Raises:
+        DataError: How bright white is cannot be known.
+    """
+    if image.mode == "F" or (image.mode == "I" and opened.format not in _SCALED_TO_16_BITS):
+        kind = "floats" if image.mode == "F" else "32 bits"
+        raise DataError(f"pixels of {kind}, which have no fixed white; save it with 8 bits a channel")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    # TIFF may hold 12 bits, which come as they are.
+    bits = int(getattr(opened, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0])
+    return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
 
 
 @dataclass(frozen=True)
@@ -121,7 +144,20 @@ class ImageRef:
         return hashlib.blake2b(source() if callable(source) else source, digest_size=16).digest()
 
     def load(self) -> Image.Image:
-        """Decode to an upright RGB image.
+        """Decode to an upright RGB image; of 16 bits a channel the upper 8 are kept.
+
+        Raises:
+            DataError: The image is missing, truncated or unreadable, or its numbers have no fixed white: floats, 32 bits.
+        """
+        image = self.load_raw()
+        opened = self.source if isinstance(self.source, Image.Image) else image
+        try:
+            return image if image.mode == "RGB" else _eight_bits(image, opened).convert("RGB")
+        except Exception as error:  # as in `open_picture`
+            raise DataError(f"image {self.name}: cannot be decoded ({error})") from error
+
+    def load_raw(self) -> Image.Image:
+        """Decode to an upright image whose numbers are those of the file, for masks.
 
         Raises:
             DataError: The image is missing, truncated or unreadable.
@@ -135,9 +171,9 @@ class ImageRef:
                 ImageOps.exif_transpose(image, in_place=True)
                 upright = image
             upright.load()
-            return upright if upright.mode == "RGB" else upright.convert("RGB")
         except Exception as error:  # as in `open_picture`
             raise DataError(f"image {self.name}: cannot be decoded ({error})") from error
+        return upright
 
 
 @dataclass(frozen=True)
