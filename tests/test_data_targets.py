@@ -49,6 +49,7 @@ def test_targets(tmp_path, task, target, expected):
         ("counting", {"number": 1, "options": ["cat"]}, "unknown key 'options'"),
         ("yes_no", {"text": "true"}, r"d\.jsonl:1: field target: task 'yes_no': expected yes or no, got 'true'"),
         ("anomaly_yes_no", {"class": "defect"}, r"d\.jsonl:1: field target: task 'anomaly_yes_no': expected yes or no"),
+        ("counting", {"number": "1,5"}, r"expected a finite number, got '1,5'"),
         ("lesion", {"text": "x"}, "task 'lesion' needs Objects or Masks, got Text"),
     ],
 )

@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ Source = Literal["policy", "label"]
 MAX_IMAGE_PIXELS = 178_956_970
 # Formats that hold photographs and masks. Of the others that Pillow knows, one hands the file to an interpreter of its own.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "JPEG2000", "PPM", "AVIF")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})++(?:\.\d*+)?(?:[eE][+-]?\d++)?")
 # Formats whose pictures of more than 8 bits come in mode "I" and fill 16 bits, be it in some versions of Pillow only.
 _SCALED_TO_16_BITS = ("PNG", "PPM")
 _BITS_PER_SAMPLE = 258
@@ -241,15 +243,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Number:
-    """A number, kept as the text that was written."""
+    """A number, kept as the text that was written. Commas group thousands: 1,234.5 is one, 1,5 and 2,3,1 are none."""
 
     text: str
 
     @property
     def value(self) -> float:
         """The value; NaN when the text is no number."""
+        text = self.text.replace(",", "") if _THOUSANDS.fullmatch(self.text.strip()) else self.text
         try:
-            return float(self.text.replace(",", ""))
+            return float(text)
         except ValueError:
             return math.nan
 
