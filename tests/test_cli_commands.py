@@ -132,6 +132,10 @@ def test_data_convert_yolo(pictures, tmp_path):
     ]
     assert main([*command, "--only-present"]) == 0
     assert len(rows_of(out)) == 1
+    assert main([*command, "--absent", "0"]) == 0
+    assert len(rows_of(out)) == 1
+    with pytest.raises(SystemExit):
+        main([*command, "--absent", "1", "--only-present"])
 
 
 def test_data_convert_and_show_coco(pictures, tmp_path, capsys):

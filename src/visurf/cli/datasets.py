@@ -58,7 +58,8 @@ def add(commands: Any) -> None:
     for layout in (coco, yolo):
         asked = layout.add_mutually_exclusive_group()
         absent = "how many classes that a picture does not hold are asked of it (default 1); -1 for all"
-        asked.add_argument("--absent", type=int, default=1, metavar="N", help=absent)
+        # A text: argparse takes a value that is the default itself for none given, and would not see the conflict.
+        asked.add_argument("--absent", type=int, default="1", metavar="N", help=absent)
         if layout is yolo:
             asked.add_argument("--only-present", action="store_const", dest="absent", const=0, help="the same as --absent 0")
         layout.add_argument("--seed", type=int, default=0, help="of the absent classes (default 0)")
