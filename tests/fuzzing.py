@@ -20,8 +20,10 @@ import hypothesis.strategies as st
 from PIL import Image
 
 from hostile import PIECES, REWARDS, hostile, values
-from visurf.benchmarks import convert, omniact, rows, virft, visionreasoner
+from visurf.benchmarks import omniact, rows, virft, visionreasoner
 from visurf.benchmarks.coco_layout import load_coco_layout
+from visurf.benchmarks.convert_csv import from_csv
+from visurf.benchmarks.convert_yolo import read_yolo_names
 from visurf.benchmarks.masks import ImageMask, RunLengthMask
 from visurf.config import Config, ConfigError, DataConfig, build, nested, parse_overrides, read_recipe, to_dict
 from visurf.data import load_data
@@ -235,8 +237,8 @@ DOCUMENTS: dict[str, Function] = {
     "predictions": Function(predictions, (DataError,)),
     "coco": Function(coco, (DataError,)),
     "run lengths": Function(run_lengths, (DataError,)),
-    "csv": Function(lambda d: list(convert.from_csv(written(d, "t.csv"), folder())), (DataError,)),
-    "yolo names": Function(lambda d: convert.read_yolo_names(written(d, "data.yaml")), (DataError,)),
+    "csv": Function(lambda d: list(from_csv(written(d, "t.csv"), folder())), (DataError,)),
+    "yolo names": Function(lambda d: read_yolo_names(written(d, "data.yaml")), (DataError,)),
 }
 VIRFT = {
     "id": 1,

@@ -8,7 +8,9 @@ from PIL import Image
 
 from benchmark_miniatures import annotation, coco_data, dump, picture, real
 from visurf.benchmarks import get_benchmark
-from visurf.benchmarks.convert import from_coco, from_csv, from_yolo, read_yolo_names, to_row, write_jsonl
+from visurf.benchmarks.convert import from_coco, to_row, write_jsonl
+from visurf.benchmarks.convert_csv import from_csv
+from visurf.benchmarks.convert_yolo import from_yolo, read_yolo_names
 from visurf.benchmarks.rows import RowReport, read_jsonl
 from visurf.benchmarks.show import contact_sheet, draw_label, format_summaries, label_text, show, summarise
 from visurf.types import Choice, DataError, Detections, ImageRef, Masks, Number, Objects, Points, Sample, Text
@@ -52,7 +54,7 @@ def test_yolo_to_jsonl(tmp_path):
         picture(tmp_path / f"images/{name}.jpg")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/a.txt").write_text("1 0.5 0.5 0.25 0.5\n\n1 0.1 0.1 0.5 0.1 0.5 0.6\n")
-    rows = from_yolo(tmp_path / "images", tmp_path / "labels", ["cat", "dog"], question="the {category}")
+    rows = from_yolo(tmp_path / "images", tmp_path / "labels", ["cat", "dog"], question="the {category}", absent=None)
     assert [(r["id"], r["question"]) for r in rows] == [
         ("a_0", "the cat"),
         ("a_1", "the dog"),
@@ -61,7 +63,30 @@ def test_yolo_to_jsonl(tmp_path):
     ]
     assert rows[1]["target"] == {"boxes": [[24.0, 12.0, 40.0, 36.0], [6.4, 4.8, 32.0, 28.8]]}
     assert [r["target"] for r in rows if r["id"] != "a_1"] == [[]] * 3
-    assert len(from_yolo(tmp_path / "images", tmp_path / "labels", ["cat", "dog"], absent=False)) == 1
+    assert len(from_yolo(tmp_path / "images", tmp_path / "labels", ["cat", "dog"], absent=0)) == 1
+    drawn = [from_yolo(tmp_path / "images", tmp_path / "labels", ["cat", "dog"], seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert {len(rows) for rows in drawn} == {3}, "one class that it does not hold is asked of each picture"
+    assert len({tuple(row["id"] for row in rows) for rows in drawn}) == 2
+
+
+def test_yolo_with_a_wrong_label_folder_is_an_error(tmp_path):
+    picture(tmp_path / "images/a.jpg")
+    with pytest.raises(DataError, match="none: expected the folder of label files, there is none"):
+        from_yolo(tmp_path / "images", tmp_path / "none", ["cat"])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/b.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    with pytest.raises(DataError, match=r"labels/a\.txt, but none belongs to any of 1 pictures"):
+        from_yolo(tmp_path / "images", tmp_path / "labels", ["cat"])
+
+
+def test_yolo_pictures_of_one_name_keep_their_suffix(tmp_path):
+    for name in ("a.png", "a.bmp", "a.png.jpg", "b.png"):
+        picture(tmp_path / "images" / name)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    rows = from_yolo(tmp_path / "images", tmp_path / "labels", ["cat"])
+    assert [row["id"] for row in rows] == ["a.bmp_0", "a.png_0", "a.png.jpg_0", "b_0"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +101,7 @@ def test_yolo_bad_lines(line, tmp_path):
     with pytest.raises(DataError, match=r"a\.txt: line 1"):
         from_yolo(tmp_path / "images", tmp_path / "labels", ["cat", "dog"])
     report = RowReport("skip")
-    assert len(from_yolo(tmp_path / "images", tmp_path / "labels", ["cat", "dog"], report=report)) == 2
+    assert len(from_yolo(tmp_path / "images", tmp_path / "labels", ["cat", "dog"], absent=None, report=report)) == 2
     assert [i for i, _ in report.bad] == ["a.jpg"]
 
 
@@ -111,6 +136,9 @@ def test_csv_to_jsonl_groups_objects(tmp_path):
     ("text", "target"),
     [
         ("image;question;x1;y1;x2;y2\na.jpg;q;1;2;10;20", {"boxes": [[1, 2, 11, 22]]}),
+        ("image,question,xmin,ymin,xmax,ymax\na.jpg,q,1,2,10,20", {"boxes": [[1, 2, 11, 22]]}),
+        ("Image,Question,X1,Y1,X2,Y2\na.jpg,q,1,2,10,20", {"boxes": [[1, 2, 11, 22]]}),
+        ("image,question,class,x1,y1,x2,y2\na.jpg,q,,1,2,10,20", {"boxes": [[1, 2, 11, 22]]}),
         ("image\tquestion\tx\ty\na.jpg\tq\t5\t6", {"points": [[5, 6]]}),
         ("image,question,class\na.jpg,q,tabby", {"class": "tabby"}),
         ("image,question,number\na.jpg,q,3", {"number": 3}),
@@ -135,6 +163,18 @@ def test_csv_targets(text, target, tmp_path):
         ("image,question,class\n../a.jpg,q,x", "line 2, field 'image': image path"),
         ("id,image,question,class\n1,a.jpg,q,x\n1,a.jpg,r,x", "used for two images or questions"),
         ("image,question,class\na.jpg,q,x\na.jpg,q,y", "line 3: a second line for a row with a class"),
+        ("image,question,label\na.jpg,q,x", "line 1: unknown column 'label'.* Known: class, id"),
+        ("image,question,x_min,ymin,xmax,ymax\na.jpg,q,1,2,3,4", "unknown column 'x_min'; did you mean 'xmin'"),
+        ("image,question\na.jpg,q", "line 1: no column says what is true"),
+        ("image,question,x1,y1,x2\na.jpg,q,,,", "line 1: expected all of the columns x1, y1, x2, y2, got 3"),
+        ("image,question,x1,y1,x2,y2,xmin\na.jpg,q,1,2,3,4,1", "line 1: column 'x1' stands twice"),
+        ("image,question,class,x1,y1,x2,y2\na.jpg,q,dog,1,2,3,4", "line 2: class and x1 exclude each other"),
+        ("image,question,class,x1,y1,x2,y2\na.jpg,q,,1,2,3,4\na.jpg,q,dog,,,,", "line 3: a second line"),
+        ("image,question,text,class\na.jpg,q,a dog,dog", "line 2: class and text exclude each other"),
+        ("image,question,class\na.jpg,q,", "line 2: expected a class, but it is empty"),
+        ("image,question,number\na.jpg,q,nan", "line 2, fields number: expected finite numbers"),
+        ("image,question,x,y\na.jpg,q,inf,2", "line 2, fields x, y: expected finite numbers"),
+        ("image,question,x1,y1,x2,y2\na.jpg,q,50,2,20,9", "is it xywh. give --box-format xywh"),
         ("image,question,x1,y1,x2,y2,x,y\na.jpg,q,1,2,3,4,2,3\na.jpg,q,1,2,3,4,,", "2 boxes but 1 points"),
     ],
 )

@@ -132,6 +132,10 @@ def test_data_convert_yolo(pictures, tmp_path):
     ]
     assert main([*command, "--only-present"]) == 0
     assert len(rows_of(out)) == 1
+    assert main([*command, "--absent", "0"]) == 0
+    assert len(rows_of(out)) == 1
+    with pytest.raises(SystemExit):
+        main([*command, "--absent", "1", "--only-present"])
 
 
 def test_data_convert_and_show_coco(pictures, tmp_path, capsys):
@@ -147,6 +151,14 @@ def test_data_convert_and_show_coco(pictures, tmp_path, capsys):
     assert [row["target"] for row in rows_of(out)] == [{"boxes": [[1.0, 2.0, 11.0, 22.0]]}]
     assert main([*command, "--absent", "-1", "--class", "mug"]) == 0
     assert [row["target"] == [] for row in rows_of(out)] == [False, True]
+    truth["annotations"][0]["bbox"] = [1, 2, 0, 20]
+    annotations.write_text(json.dumps(truth))
+    capsys.readouterr()
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.count("--on-bad-row skip") == 1
+    assert "box_format" not in said
+    assert main([*command, "--on-bad-row", "skip"]) == 0
 
 
 def test_data_show_a_real_sample(shared, tmp_path, capsys):

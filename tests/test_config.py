@@ -78,6 +78,13 @@ def test_a_wrong_type_says_what_was_expected_and_what_came(values, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-.inf"])
+@pytest.mark.parametrize("key", ["reward.weights.accuracy", "mixing.success"])
+def test_weights_are_finite(key, value):
+    with pytest.raises(ConfigError, match=f"{key}: expected a finite number"):
+        build(Config, merge({}, parse_overrides([f"{key}={value}"])))
+
+
 @pytest.mark.parametrize("text", ["1e-6", "1E-6", "0.000001", "1.0e-6", "'1e-6'"])
 def test_a_small_number_is_a_number_however_it_is_written(text):
     assert from_text(f"optimizer: {{lr: {text}}}").optimizer.lr == 1e-6

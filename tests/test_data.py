@@ -1,6 +1,8 @@
 """Samples from JSONL and data-set rows: every problem names file, line and field before training starts."""
 
+import io
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 from visurf.config import DataConfig
 from visurf.data import describe, load_data
 from visurf.tasks import TASKS
-from visurf.types import DataError, Number, Objects, Points, Text
+from visurf.types import DataError, ImageRef, Number, Objects, Points, Text
 
 REFERRING = TASKS["referring"]
 
@@ -170,6 +172,70 @@ def test_images_are_lazy_upright_and_sniffed(folder):
     assert sample.images[0].load().size == (30, 60)
     assert sample.images[0].load().mode == "RGB"
     assert len(sample.images) == 2
+
+
+RAMP = np.linspace(0, 65535, 60 * 30).reshape(30, 60).astype(np.uint16)
+
+
+def stored(name):
+    """A ramp from black to white of 16 bits, as an encoded file or an image in memory."""
+    if name == "memory":
+        return Image.fromarray(RAMP)
+    stream = io.BytesIO()
+    if name == "PGM":
+        return b"P5 60 30 65535\n" + RAMP.astype(">u2").tobytes()
+    if name == "TIFF, big-endian":
+        Image.fromarray(RAMP.astype(">u2")).save(stream, "TIFF")
+    elif name == "TIFF, 12 bits":
+        rows = (RAMP >> 4).reshape(-1, 2).astype(int)
+        packed = (
+            np.stack([rows[:, 0] >> 4, (rows[:, 0] & 15) << 4 | rows[:, 1] >> 8, rows[:, 1] & 255], 1).astype(np.uint8).tobytes()
+        )
+        entries = [(256, 60), (257, 30), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 30), (279, len(packed))]
+        place = 8 + len(packed)
+        table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+        return b"II*\0" + struct.pack("<I", place) + packed + struct.pack("<H", len(entries)) + table + b"\0" * 4
+    else:
+        Image.fromarray(RAMP).save(stream, name)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "TIFF, big-endian", "TIFF, 12 bits", "PGM", "memory"])
+def test_sixteen_bits_are_scaled_not_cut(name):
+    image = ImageRef(stored(name)).load()
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image), np.repeat((RAMP >> 8)[..., None], 3, axis=2))
+
+
+def test_a_turned_picture_of_sixteen_bits_is_upright():
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RAMP).save(stream, "PNG", exif=exif)
+    image = ImageRef(stream.getvalue()).load()
+    np.testing.assert_array_equal(np.asarray(image)[..., 0], np.rot90(RAMP >> 8, -1))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_without_a_white_are_refused(kind):
+    stream = io.BytesIO()
+    Image.fromarray(RAMP.astype(kind)).save(stream, "TIFF")
+    for source in (stream.getvalue(), Image.fromarray(RAMP.astype(kind))):
+        with pytest.raises(DataError, match="save it with 8 bits a channel"):
+            ImageRef(source).load()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "1"])
+def test_other_modes_become_rgb_as_pillow_does(mode):
+    picture = Image.radial_gradient("L").resize((60, 30)).convert("RGB").convert("P" if mode == "PA" else mode).convert(mode)
+    np.testing.assert_array_equal(np.asarray(ImageRef(picture).load()), np.asarray(picture.convert("RGB")))
+
+
+def test_a_mask_of_sixteen_bits_may_number_its_object_one(folder):
+    mask = np.zeros((80, 100), np.uint16)
+    mask[20:40, 10:30] = 1
+    Image.fromarray(mask).save(folder / "mask.png")
+    (sample,) = load(folder, row(target={"masks": ["mask.png"]})).samples
+    assert sample.target.boxes == ((10.0, 20.0, 30.0, 40.0),)
 
 
 def test_a_response_is_kept(folder):

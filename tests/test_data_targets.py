@@ -31,6 +31,8 @@ def read(folder, task, target):
         ("mathematics", {"choice": "A", "options": ["1"]}, Choice("A", ("1",))),
         ("mathematics", {"number": "1.20"}, Number("1.20")),
         ("yes_no", {"text": "no"}, Text("no")),
+        ("yes_no", {"text": " Yes. "}, Text("yes")),
+        ("anomaly_yes_no", {"class": "NO"}, Text("no")),
     ],
 )
 def test_targets(tmp_path, task, target, expected):
@@ -45,6 +47,9 @@ def test_targets(tmp_path, task, target, expected):
         ("multiple_choice", {"choice": "A", "options": ["cat", " "]}, "expected options"),
         ("multiple_choice", {"choice": "A", "options": ["cat"], "text": "cat"}, "exclude each other"),
         ("counting", {"number": 1, "options": ["cat"]}, "unknown key 'options'"),
+        ("yes_no", {"text": "true"}, r"d\.jsonl:1: field target: task 'yes_no': expected yes or no, got 'true'"),
+        ("anomaly_yes_no", {"class": "defect"}, r"d\.jsonl:1: field target: task 'anomaly_yes_no': expected yes or no"),
+        ("counting", {"number": "1,5"}, r"expected a finite number, got '1,5'"),
         ("lesion", {"text": "x"}, "task 'lesion' needs Objects or Masks, got Text"),
     ],
 )

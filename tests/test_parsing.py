@@ -110,6 +110,10 @@ def test_errors_of_points(content, reason):
 def test_numbers_texts_and_choices():
     assert parse_number(answer(" 1,234.5 ")) == Number("1,234.5")
     assert parse_number(answer("1,234.5")).value == 1234.5
+    for written in ("-1,234,567", "+1,234", "12,345.", "1,234e2"):
+        assert parse_number(answer(written)).value == float(written.replace(",", ""))
+    for written in ("1,5", "2,3,1", "1,2345", "1234,567", ",123", "1,234,56", "1,234,", "1,,234", "1.5,000"):
+        assert parse_number(answer(written)).reason == "not_a_number", written
     assert parse_number(answer("five")).reason == "not_a_number"
     assert parse_number(answer("inf")).reason == "not_a_number"
     assert parse_number("5").reason == "no_answer"
@@ -120,6 +124,24 @@ def test_numbers_texts_and_choices():
     for written in ("D", "a cow", "Bee", "A or B"):
         assert parse_choice(answer(written), OPTIONS).reason == "not_an_option", written
     assert parse_choice(answer(""), OPTIONS).reason == "empty_answer"
+
+
+def test_a_choice_by_its_own_text_with_its_own_stops():
+    cats = ("The cat sleeps.", "The cat sleeps (again).", "(none)")
+    for written, letter in (
+        ("The cat sleeps.", "A"),
+        ("the cat sleeps", "A"),
+        ("The cat sleeps (again).", "B"),
+        ("The cat sleeps (again)", "B"),
+        ("(None)", "C"),
+        ("none.", "C"),
+    ):
+        assert parse_choice(answer(written), cats) == Choice(letter, cats), written
+    assert parse_choice(answer("x."), ("x", "x.")).letter == "B", "the text as it is comes first"
+    assert parse_choice(answer("C"), ("C", "B", "A")).letter == "C", "a letter is a letter"
+    assert parse_choice(answer("cafe\u0301"), ("tea", "caf\u00e9")).letter == "B"
+    assert parse_choice(answer("..."), ("a", "...")).letter == "B"
+    assert parse_choice(answer("..."), ("a", "b")).reason == "not_an_option"
 
 
 MARKS = ("<answer>", "</answer>", "<think>", "</think>", '"bbox_2d"', '"point_2d"', '{"bbox_2d": [', '], "point_2d": [')

@@ -11,7 +11,8 @@ from visurf.judging import judge, summarise
 from visurf.metrics import gres_scores, roc_auc
 from visurf.tasks import TASKS, with_segmenter
 from visurf.tasks.segmentation import overlaps
-from visurf.types import Completion, Detections, Masks, Objects, ParseError, Points, Sample, Text
+from visurf.tasks.task import RewardSettings
+from visurf.types import Completion, DataError, Detections, Masks, Objects, ParseError, Points, Sample, Text
 
 
 def record(task, sample, answer, **more):
@@ -121,6 +122,19 @@ def test_the_ranking_of_anomalies():
     assert values["accuracy"] == 0.5
     without = [{k: v for k, v in r.items() if k != "score"} for r in found]
     assert task.values(without)["roc_auc"] == 0.5, "without scores the answers rank"
+
+
+@pytest.mark.parametrize("name", ["yes_no", "anomaly_yes_no"])
+def test_reward_and_metric_read_a_yes_as_the_parser_does(name):
+    task, sample = TASKS[name], sample_of(Text("Yes."))
+    accuracy = task.parts(RewardSettings())["accuracy"].function
+    for said, right in (("yes", 1.0), ("no", 0.0)):
+        assert accuracy(Completion("", (), Text(said), None), sample) == right
+        assert task.judge(sample, Text(said))["right"] == right
+    for broken in ("true", "1"):
+        for rate in (lambda s: accuracy(Completion("", (), None, None), s), lambda s: task.judge(s, None)):
+            with pytest.raises(DataError, match="expected yes or no, got"):
+                rate(sample_of(Text(broken)))
 
 
 def test_a_failed_answer_ranks_as_badly_as_it_can():

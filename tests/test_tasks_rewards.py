@@ -66,6 +66,13 @@ def test_classification(answer, sound, published):
     assert rated("classification", target, answer, "paper")["accuracy"] == sound
 
 
+@pytest.mark.parametrize(("label", "said"), [("Bengali caf\u00e9", "bengali cafe\u0301"), ("cafe\u0301", "CAF\u00c9")])
+def test_accents_count_however_they_are_composed(label, said):
+    for name in ("classification", "question_answering"):
+        assert rated(name, Text(label), said)["accuracy"] == 1.0
+    assert rated("classification", Text(label), said, "published")["accuracy"] == 0.0, "the released code compares code points"
+
+
 def test_a_class_without_a_name_is_a_broken_label():
     task, sample = TASKS["classification"], sample_of(Text(" "), (1000, 1000))
     part = task.parts(RewardSettings())["accuracy"]

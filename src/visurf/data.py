@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from visurf.config import DataConfig
@@ -15,6 +15,7 @@ from visurf.targets import image_refs, read_target
 from visurf.tasks.task import Task
 from visurf.types import (
     DataError,
+    Demonstration,
     Masks,
     Objects,
     Points,
@@ -22,6 +23,9 @@ from visurf.types import (
     Size,
     Text,
 )
+
+if TYPE_CHECKING:
+    from visurf.benchmarks.rows import RowReport
 
 _FIELDS = {"id", "image", "question", "target", "response", "meta"}
 
@@ -84,10 +88,7 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
             sample, count = _sample(line, folder, config, where, task.targets)
             if sample.id in seen:
                 raise DataError(f"{where}: field id: {sample.id!r} occurs twice")
-            if not isinstance(sample.target, task.targets):
-                raise DataError(
-                    f"{where}: field target: task {task.name!r} needs {task.target_names}, got {type(sample.target).__name__}"
-                )
+            sample = _settled(sample, task, f"{where}: field target")
         except DataError as error:
             if config.on_bad_sample == "error":
                 raise
@@ -150,11 +151,38 @@ def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     if Objects in task.targets:
         derived = sum(len(s.target.boxes) for s in samples if isinstance(s.target, Objects) and s.target.points is None)
         samples = [with_objects(s) if isinstance(s.target, Objects | Masks) else s for s in samples]
+    return DataSet(_all_settled(samples, task, source, report), tuple(report.bad), derived)
+
+
+def _settled(sample: Sample, task: Task, where: str) -> Sample:
+    """A sample whose target, and whose own label's answer, are such as the task's answers can be.
+
+    Raises:
+        DataError: The target is of another kind, or no answer could equal it.
+    """
+    if not isinstance(sample.target, task.targets):
+        raise DataError(f"{where}: task {task.name!r} needs {task.target_names}, got {type(sample.target).__name__}")
+    if task.settle is None:
+        return sample
+    response = sample.response
+    try:
+        if isinstance(response, Demonstration) and response.answer is not None:
+            response = replace(response, answer=task.settle(response.answer))
+        return replace(sample, target=task.settle(sample.target), response=response)
+    except DataError as error:
+        raise DataError(f"{where}: task {task.name!r}: {error}") from error
+
+
+def _all_settled(samples: Sequence[Sample], task: Task, source: object, report: RowReport) -> tuple[Sample, ...]:
+    """As `_settled`. Of another kind is every row, so that one is never skipped."""
+    settled = []
     for sample in samples:
         if not isinstance(sample.target, task.targets):
             kind = type(sample.target).__name__
-            raise DataError(f"{source}: task {task.name!r} needs {task.target_names}, {name} gives {kind} (sample {sample.id})")
-    return DataSet(tuple(samples), tuple(report.bad), derived)
+            raise DataError(f"{source}: task {task.name!r} needs {task.target_names}, got {kind} (sample {sample.id})")
+        with report.row(sample.id):
+            settled.append(_settled(sample, task, f"{source}: sample {sample.id}"))
+    return tuple(settled)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -219,10 +247,7 @@ def _published_rows(path: Path, config: DataConfig, task: Task) -> DataSet:
         samples = virft.classification_from_rows(rows, report=report)
     else:
         samples = virft.detection_from_rows(rows, report=report)
-    for sample in samples:
-        if not isinstance(sample.target, task.targets):
-            raise DataError(f"{path}: task {task.name!r} needs {task.target_names}, format {config.format!r} gives another")
-    return DataSet(tuple(samples), tuple(report.bad))
+    return DataSet(_all_settled(samples, task, f"{path} (format {config.format!r})", report), tuple(report.bad))
 
 
 def _dataset_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

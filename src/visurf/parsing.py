@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,7 +118,7 @@ def parse_text(text: str) -> Text | ParseError:
 
 
 def parse_number(text: str) -> Number | ParseError:
-    """The first answer as one finite number (thousands commas allowed), or the error `not_a_number`."""
+    """The first answer as one finite number (thousands commas allowed, no decimal comma), or the error `not_a_number`."""
     answer = parse_text(text)
     if isinstance(answer, ParseError):
         return answer
@@ -125,8 +126,19 @@ def parse_number(text: str) -> Number | ParseError:
     return number if math.isfinite(number.value) else ParseError("not_a_number", answer.text[:80])
 
 
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip().casefold()
+
+
+def _bare(text: str) -> str:
+    return _folded(text).strip("().:").strip()
+
+
 def parse_choice(text: str, options: Sequence[str]) -> Choice | ParseError:
-    """The first answer as one of the options: its letter (``B``, ``(B)``, ``B.``) or its whole text, ignoring case."""
+    """The first answer as one of the options: its letter (``B``, ``(B)``, ``B.``) or its whole text, ignoring case.
+
+    Brackets, stops and colons around it do not count where they tell no options apart. A letter is one before it is a text.
+    """
     answer = parse_text(text)
     if isinstance(answer, ParseError):
         return answer
@@ -134,10 +146,11 @@ def parse_choice(text: str, options: Sequence[str]) -> Choice | ParseError:
     written = answer.text.strip().strip("().:").strip()
     if written.upper() in letters:
         return Choice(written.upper(), tuple(options))
-    folded = [o.strip().casefold() for o in options]
     head = written.split(maxsplit=1)[0].strip("().:").upper() if written else ""
-    if written.casefold() in folded:
-        return Choice(letters[folded.index(written.casefold())], tuple(options))
+    for form in (_folded, _bare):
+        forms = [form(option) for option in options]
+        if form(answer.text) in forms:
+            return Choice(letters[forms.index(form(answer.text))], tuple(options))
     if head in letters and written[len(head) : len(head) + 1] in {".", ")", ":"}:
         return Choice(head, tuple(options))
     return ParseError("not_an_option", answer.text[:80])
@@ -162,6 +175,16 @@ def parse_corners(text: str, frame: Frame) -> Objects | ParseError:
     return Objects((frame.decode_box((x1, y1, x2, y2)),))
 
 
+def yes_or_no(text: str) -> str | None:
+    """``yes`` or ``no``, in any case and with a final stop; None for anything else. Labels are read as answers are.
+
+    >>> yes_or_no(" Yes. "), yes_or_no("NO"), yes_or_no("true")
+    ('yes', 'no', None)
+    """
+    word = text.strip().rstrip(".! ").casefold()
+    return word if word in ("yes", "no") else None
+
+
 def parse_yes_no(text: str) -> Text | ParseError:
     """The first answer as ``yes`` or ``no``, in any case and with a final stop, or the error `not_yes_or_no`.
 
@@ -171,5 +194,5 @@ def parse_yes_no(text: str) -> Text | ParseError:
     answer = parse_text(text)
     if isinstance(answer, ParseError):
         return answer
-    word = answer.text.rstrip(".! ").casefold()
-    return Text(word) if word in ("yes", "no") else ParseError("not_yes_or_no", answer.text[:80])
+    word = yes_or_no(answer.text)
+    return Text(word) if word else ParseError("not_yes_or_no", answer.text[:80])

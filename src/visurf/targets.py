@@ -111,7 +111,10 @@ def _masks(value: Any, folder: Path, size: Size, where: str) -> list[tuple[Box, 
     found = []
     for image in image_refs(value, folder, where):
         try:
-            mask = (np.asarray(image.load().convert("L")) > 0).astype(np.uint8)
+            raw = image.load_raw()
+            # Of more than 8 bits a pixel even the smallest number is the object; colours are not 0 if they are not black.
+            plane = raw if raw.mode[0] in "IF" else raw.convert("RGB").convert("L")
+            mask = (np.asarray(plane) > 0).astype(np.uint8)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         if mask.shape != (size[1], size[0]):
@@ -158,7 +161,8 @@ def _boxes(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Box,
         if config.box_format == "xywh":
             c, d = a + c, b + d
         scaled.append((a * sx, b * sy, c * sx, d * sy))
-    return check_boxes(scaled, size, where)
+    frame = "if the file is in another frame set frame: 1000 or frame: unit"
+    return check_boxes(scaled, size, where, inverted="is it xywh? set box_format: xywh", outside=frame)
 
 
 def _points(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Point, ...]:

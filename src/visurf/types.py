@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ Source = Literal["policy", "label"]
 MAX_IMAGE_PIXELS = 178_956_970
 # Formats that hold photographs and masks. Of the others that Pillow knows, one hands the file to an interpreter of its own.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "JPEG2000", "PPM", "AVIF")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})++(?:\.\d*+)?(?:[eE][+-]?\d++)?")
+# Formats whose pictures of more than 8 bits come in mode "I" and fill 16 bits, be it in some versions of Pillow only.
+_SCALED_TO_16_BITS = ("PNG", "PPM")
+_BITS_PER_SAMPLE = 258
 
 
 class DataError(ValueError):
@@ -58,6 +63,26 @@ def open_picture(source: str | Path | bytes, name: str) -> Image.Image:
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise DataError(f"image {name}: {image.width} x {image.height} pixels is over the limit {MAX_IMAGE_PIXELS}")
     return image
+
+
+def _eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """A picture as one of 8 bits a channel; Pillow itself would cut at 255, which makes nearly everything white.
+
+    Args:
+        image: Its pixels.
+        opened: What they came from, which knows the format.
+
+    Raises:
+        DataError: How bright white is cannot be known.
+    """
+    if image.mode == "F" or (image.mode == "I" and opened.format not in _SCALED_TO_16_BITS):
+        kind = "floats" if image.mode == "F" else "32 bits"
+        raise DataError(f"pixels of {kind}, which have no fixed white; save it with 8 bits a channel")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    # TIFF may hold 12 bits, which come as they are.
+    bits = int(getattr(opened, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0])
+    return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
 
 
 @dataclass(frozen=True)
@@ -121,7 +146,20 @@ class ImageRef:
         return hashlib.blake2b(source() if callable(source) else source, digest_size=16).digest()
 
     def load(self) -> Image.Image:
-        """Decode to an upright RGB image.
+        """Decode to an upright RGB image; of 16 bits a channel the upper 8 are kept.
+
+        Raises:
+            DataError: The image is missing, truncated or unreadable, or its numbers have no fixed white: floats, 32 bits.
+        """
+        image = self.load_raw()
+        opened = self.source if isinstance(self.source, Image.Image) else image
+        try:
+            return image if image.mode == "RGB" else _eight_bits(image, opened).convert("RGB")
+        except Exception as error:  # as in `open_picture`
+            raise DataError(f"image {self.name}: cannot be decoded ({error})") from error
+
+    def load_raw(self) -> Image.Image:
+        """Decode to an upright image whose numbers are those of the file, for masks.
 
         Raises:
             DataError: The image is missing, truncated or unreadable.
@@ -135,9 +173,9 @@ class ImageRef:
                 ImageOps.exif_transpose(image, in_place=True)
                 upright = image
             upright.load()
-            return upright if upright.mode == "RGB" else upright.convert("RGB")
         except Exception as error:  # as in `open_picture`
             raise DataError(f"image {self.name}: cannot be decoded ({error})") from error
+        return upright
 
 
 @dataclass(frozen=True)
@@ -205,15 +243,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Number:
-    """A number, kept as the text that was written."""
+    """A number, kept as the text that was written. Commas group thousands: 1,234.5 is one, 1,5 and 2,3,1 are none."""
 
     text: str
 
     @property
     def value(self) -> float:
         """The value; NaN when the text is no number."""
+        text = self.text.replace(",", "") if _THOUSANDS.fullmatch(self.text.strip()) else self.text
         try:
-            return float(self.text.replace(",", ""))
+            return float(text)
         except ValueError:
             return math.nan
 
@@ -342,13 +381,17 @@ def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def check_boxes(boxes: Sequence[Sequence[float]], size: Size, where: str) -> tuple[Box, ...]:
+def check_boxes(
+    boxes: Sequence[Sequence[float]], size: Size, where: str, *, inverted: str = "", outside: str = ""
+) -> tuple[Box, ...]:
     """Validate boxes against their image.
 
     Args:
         boxes: xyxy, pixels of the original image.
         size: Image width and height.
         where: File, row and field, for the message.
+        inverted: What to do about a box without area, where the caller has a setting for it.
+        outside: What to do about one that leaves its image, likewise.
 
     Raises:
         DataError: A box has not four finite numbers, x2 <= x1 or y2 <= y1, or leaves its image.
@@ -360,12 +403,11 @@ def check_boxes(boxes: Sequence[Sequence[float]], size: Size, where: str) -> tup
             raise DataError(f"{where}: expected four finite numbers x1, y1, x2, y2, got {list(box)!r}")
         x1, y1, x2, y2 = (float(v) for v in box)
         if x2 <= x1 or y2 <= y1:
-            raise DataError(f"{where}: expected x1 < x2 and y1 < y2, got {list(box)!r}; is it xywh? set box_format: xywh")
+            raise DataError(f"{where}: expected x1 < x2 and y1 < y2, got {list(box)!r}" + (inverted and f"; {inverted}"))
         # Annotation tools overshoot by fractions of a pixel; more than one pixel is another frame or another image.
         if x1 < -1 or y1 < -1 or x2 > width + 1 or y2 > height + 1:
             raise DataError(
-                f"{where}: box {list(box)!r} leaves its image of {width} x {height} pixels; "
-                "if the file is in another frame set frame: 1000 or frame: unit"
+                f"{where}: box {list(box)!r} leaves its image of {width} x {height} pixels" + (outside and f"; {outside}")
             )
         checked.append((max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))))
     return tuple(checked)

@@ -28,11 +28,13 @@ class RowReport:
         on_bad_sample: `error` raises at the first bad row, `skip` records it and goes on.
         bad: Row id and message of every bad row that was skipped.
         left_out: Reason to ids, for rows that are sound but not part of the task (a script without a click, a crowd region).
+        remedy: What to do about a bad row, said where one is raised.
     """
 
     on_bad_sample: Literal["error", "skip"] = "error"
     bad: list[tuple[str, str]] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    remedy: str = ""
 
     @contextmanager
     def row(self, row_id: object) -> Iterator[None]:
@@ -41,6 +43,9 @@ class RowReport:
             yield
         except DataError as error:
             if self.on_bad_sample == "error":
+                # Rows are nested where a picture has several: the innermost has said it.
+                if self.remedy and not str(error).endswith(self.remedy):
+                    raise DataError(f"{error}; {self.remedy}") from error
                 raise
             self.bad.append((str(row_id), str(error)))
 
@@ -134,15 +139,21 @@ def image_path(folder: Path, name: Any, where: str) -> Path:
     return folder / relative
 
 
-def boxes_on(image: ImageRef, boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:
+def boxes_on(image: ImageRef, boxes: Sequence[Sequence[float]], where: str, *, inverted: str = "") -> tuple[Box, ...]:
     """Boxes (xyxy, original pixels) checked against their picture's header; without the picture, only their order is.
+
+    Args:
+        image: Their picture.
+        boxes: The boxes.
+        where: File, row and field, for the message.
+        inverted: See `visurf.types.check_boxes`.
 
     Raises:
         DataError: A box is empty, inverted, not finite or leaves its picture.
     """
     here = not isinstance(image.source, str | Path) or Path(image.source).exists()
     # Far beyond any picture; adding one pixel to it must still be exact.
-    return check_boxes(boxes, image.size if here else (1 << 40, 1 << 40), where)
+    return check_boxes(boxes, image.size if here else (1 << 40, 1 << 40), where, inverted=inverted)
 
 
 def find(root: Path, candidates: Sequence[str], what: str) -> Path:

@@ -43,13 +43,10 @@ def add(commands: Any) -> None:
     coco.add_argument("annotations", type=Path, metavar="FILE.json")
     coco.add_argument("--images", type=Path, required=True, help="the picture folder")
     coco.add_argument("--class", action="append", dest="classes", metavar="NAME", help="only this category (repeatable)")
-    coco.add_argument("--absent", type=int, default=1, metavar="N", help="absent categories asked of a picture; -1 for all")
-    coco.add_argument("--seed", type=int, default=0, help="of the absent categories (default 0)")
     yolo = layouts.add_parser("yolo", help="a folder of pictures and one of label files")
     yolo.add_argument("images", type=Path, metavar="IMAGES")
     yolo.add_argument("labels", type=Path, metavar="LABELS")
     yolo.add_argument("--names", type=Path, required=True, help="data.yaml, or a text file with one class name a line")
-    yolo.add_argument("--only-present", action="store_true", help="do not ask for classes that a picture does not hold")
     table = layouts.add_parser("csv", help="a table with columns image, question and what is true")
     table.add_argument("table", type=Path, metavar="FILE.csv")
     table.add_argument("--images", type=Path, required=True, help="the picture folder")
@@ -59,6 +56,13 @@ def add(commands: Any) -> None:
         layout.add_argument("--on-bad-row", choices=("error", "skip"), default="error", help="stop at it, or leave it out, counted")
         layout.set_defaults(run=_convert)
     for layout in (coco, yolo):
+        asked = layout.add_mutually_exclusive_group()
+        absent = "how many classes that a picture does not hold are asked of it (default 1); -1 for all"
+        # A text: argparse takes a value that is the default itself for none given, and would not see the conflict.
+        asked.add_argument("--absent", type=int, default="1", metavar="N", help=absent)
+        if layout is yolo:
+            asked.add_argument("--only-present", action="store_const", dest="absent", const=0, help="the same as --absent 0")
+        layout.add_argument("--seed", type=int, default=0, help="of the absent classes (default 0)")
         layout.add_argument("--question", default="{category}", help="the question; {category} stands for the class")
 
 
@@ -110,13 +114,15 @@ def _distil(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from visurf.benchmarks import convert
+    from visurf.benchmarks.convert import from_coco, write_jsonl
+    from visurf.benchmarks.convert_csv import from_csv
+    from visurf.benchmarks.convert_yolo import from_yolo, read_yolo_names
     from visurf.benchmarks.rows import RowReport
 
-    report = RowReport(options.on_bad_row)
+    report = RowReport(options.on_bad_row, remedy="--on-bad-row skip leaves bad rows out, counted")
     match options.layout:
         case "coco":
-            rows = convert.from_coco(
+            rows = from_coco(
                 options.annotations,
                 options.images,
                 question=options.question,
@@ -126,17 +132,18 @@ def _convert(options: argparse.Namespace) -> int:
                 report=report,
             )
         case "yolo":
-            rows = convert.from_yolo(
+            rows = from_yolo(
                 options.images,
                 options.labels,
-                convert.read_yolo_names(options.names),
+                read_yolo_names(options.names),
                 question=options.question,
-                absent=not options.only_present,
+                absent=None if options.absent < 0 else options.absent,
+                seed=options.seed,
                 report=report,
             )
         case _:
-            rows = convert.from_csv(options.table, options.images, box_format=options.box_format, report=report)
-    count = convert.write_jsonl(rows, options.out)
+            rows = from_csv(options.table, options.images, box_format=options.box_format, report=report)
+    count = write_jsonl(rows, options.out)
     if summary := report.summary():
         print(summary)
     empty = sum(row["target"] == [] for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ def check_limits(config: Config) -> None:
     for name, value in not_negative.items():
         if not value >= 0:
             raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
+    for group, values in (("reward.weights", config.reward.weights), ("mixing", config.mixing)):
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ConfigError(f"{group}.{name}: expected a finite number, got {value!r}")
     _check_rollouts(config)
     _check_memory(config)
 

@@ -8,6 +8,7 @@ it says so, which happens to texts of boxes by accident. Its verdict is the argu
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from visurf.geometry import generalised_iou
 from visurf.rewards import Variant
@@ -56,12 +57,12 @@ def classification(text: str, solution: str, *, symbolic: bool | None = None, va
 
 
 def class_words(name: str) -> str:
-    """A class name for comparison: case folded, single spaces, without a leading article and final full stops.
+    """A class name for comparison: case folded, single spaces, composed accents, without a leading article and final full stops.
 
     >>> class_words(" The Golden_Retriever. ")
     'golden retriever'
     """
-    words = _SEPARATORS.sub(" ", name.casefold()).strip().rstrip(". ")
+    words = _SEPARATORS.sub(" ", unicodedata.normalize("NFC", name).casefold()).strip().rstrip(". ")
     return _ARTICLE.sub("", words)
 
 

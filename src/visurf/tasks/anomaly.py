@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from visurf.metrics.ranking import average_precision, roc_auc
+from visurf.parsing import yes_or_no
 from visurf.tasks import segmentation
 from visurf.tasks.referring import REFERRING
 from visurf.tasks.task import Metric, Record
-from visurf.tasks.yes_no import OPTIONS, YES_NO
+from visurf.tasks.yes_no import OPTIONS, YES_NO, truth
 from visurf.types import Answer, Objects, Sample, Text
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def judge(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
 
 def judge_yes_no(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
     """`right`: 1 or 0; `anomalous`: the truth; `said`: 1 for yes, 0 for no, None for neither."""
-    assert isinstance(sample.target, Text)
-    said = float(answer.text == "yes") if isinstance(answer, Text) else None
-    anomalous = float(sample.target.text.casefold() == "yes")
+    word = yes_or_no(answer.text) if isinstance(answer, Text) else None
+    said = None if word is None else float(word == "yes")
+    anomalous = float(truth(sample) == "yes")
     return {"right": float(said == anomalous), "anomalous": anomalous, "said": said}
 
 

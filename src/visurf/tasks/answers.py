@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Callable
 
 from visurf.geometry import Frame
@@ -19,12 +20,12 @@ PROMPTS = {"default": PROMPT, "bare": "{question}{options}"}
 
 
 def normalise(text: str) -> str:
-    """Case, underscores, repeated spaces and a final stop do not count.
+    """Case, underscores, repeated spaces, a final stop and how accents are composed do not count.
 
     >>> normalise("Kitchen_table. ")
     'kitchen table'
     """
-    return " ".join(text.replace("_", " ").casefold().split()).rstrip(".")
+    return " ".join(unicodedata.normalize("NFC", text).replace("_", " ").casefold().split()).rstrip(".")
 
 
 def written(answer: Answer) -> str:

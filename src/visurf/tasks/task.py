@@ -118,6 +118,8 @@ class Task:
         prepare_question: What is done to a question before it goes into a template, by template name.
         slots: Further slots of the templates, each with what a sample puts into it.
         options: Two answers; evaluation adds the first's log-prob less the second's as ``score``, for a ranking.
+        settle: A target when its row is read -> the same as its parser would give it; a DataError for one that no answer can
+            equal. None where every target of the type can be answered.
         extent: Width and height of the frame that its answers are in, where that is not the model's.
     """
 
@@ -134,6 +136,7 @@ class Task:
     prepare_question: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     slots: Mapping[str, Callable[[Sample], str]] = field(default_factory=dict)
     options: tuple[str, str] | None = None
+    settle: Callable[[Answer], Answer] | None = None
     extent: tuple[float, float] | None = None
 
     @property
