@@ -1,6 +1,7 @@
 """The commands score and data as one types them: output and exit status."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -265,3 +266,12 @@ def test_the_help_of_a_command_begins_with_the_command(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert capsys.readouterr().out.startswith("usage: visurf train ")
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error():
+    command = [sys.executable, "-m", "visurf", "recipes", "visurf/grefcoco_7b"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

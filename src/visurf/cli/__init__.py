@@ -1,12 +1,13 @@
 """The command line.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or data, 3 the answer cannot be parsed (where a command gives one answer), 130
-interrupted and resumable. One module for each group of commands; nothing heavy is imported before a command runs.
+interrupted and resumable, 141 nobody reads the output any more. One module for each group of commands; nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 from visurf.cli import checks, datasets, environment, exports, looking, measuring, runs, scores, serving, speed, studies
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
 
 # What people want -> the commands for it, a line each. The help must fit a screen of 24 lines of 80 characters.
 WANTED = {
@@ -132,7 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from visurf.types import DataError
 
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
     except (ConfigError, DataError, ValueError) as error:
         # Of several processes on a machine each found the same.
         if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -148,6 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"visurf: {error}{_remedy(error)}", file=sys.stderr)
         return EXIT_FAILED
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has seen enough; what is still to be written has nowhere to go.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     except (OSError, RuntimeError) as error:
         if os.environ.get("VISURF_TRACEBACK"):
             raise
