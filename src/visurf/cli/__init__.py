@@ -1,7 +1,8 @@
 """The command line.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or data, 3 the answer cannot be parsed (where a command gives one answer), 130
-interrupted and resumable, 141 nobody reads the output any more. One module for each group of commands; nothing heavy is imported before a command runs.
+interrupted and resumable, 141 nobody reads the output any more. One module for each group of commands; nothing heavy is imported
+before a command runs.
 """
 
 from __future__ import annotations
@@ -106,9 +107,8 @@ def build_parser(*, listed: bool = False) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    parser = build_parser()
+def _read(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's options; ends the program where they are none."""
     named = next(iter(sys.argv[1:] if arguments is None else arguments), "-")
     if not named.startswith("-") and named not in (known := [name for group in WANTED.values() for name in group]):
         from visurf.naming import suggestion
@@ -121,6 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(a for a in rest if a not in changes) or ' '.join(rest)}")
     if rest:
         options.override = [*options.override, *changes]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    parser = build_parser()
+    options = _read(parser, arguments)
     if options.version:
         import visurf
 
