@@ -169,7 +169,7 @@ def summary(task: Task, found: Sequence[Record], *, skip: Sequence[str] = (), re
 def write_records(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """One JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as out:
+    with path.open("w", encoding="utf-8") as out:
         for record in found:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
