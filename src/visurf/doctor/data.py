@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from visurf.data import DataSet
 from visurf.doctor.findings import Section, many
+from visurf.tasks import Task
 from visurf.types import DataError, Detections, ImageRef, Masks, Objects, Points, Sample, Size, check_boxes
 
 Progress = Callable[[int, int], None]
@@ -43,6 +45,38 @@ def check_data(train: DataSet, validation: DataSet, on_bad: str, progress: Progr
     _check_frame(section, samples, sizes)
     _check_names(section, train.samples, validation.samples)
     return section
+
+
+def check_question(section: Section, samples: Sequence[Sample], task: Task, template: str) -> None:
+    """Whether the prompt shows what the samples ask, where they ask different things.
+
+    Args:
+        section: Gets the finding.
+        samples: Of the train data.
+        task: Its prompts and slots.
+        template: `task.prompt` of the recipe.
+    """
+    questions = {sample.question for sample in samples}
+    if len(questions) < 2:
+        return
+
+    def shows(name: str) -> bool:
+        # Asked, not read: a slot of the task may depend on the question too.
+        asked = (dataclasses.replace(samples[0], question=question) for question in ("first", "second"))
+        return len({task.prompt(sample, name) for sample in asked}) > 1
+
+    try:
+        if shows(template):
+            return
+    except ValueError as error:
+        section.error(str(error), "mend task.prompt")
+        return
+    others = [f"task.prompt={name}" for name in task.prompts if shows(name)]
+    section.warn(
+        f"the prompt {template or task.default_prompt!r} of task {task.name!r} does not show the question, while samples ask "
+        f"{len(questions):,} different ones",
+        f"name the task that is meant (question_answering asks the row's question), or set {' or '.join(others)}",
+    )
 
 
 def _boxes(sample: Sample) -> Sequence[Sequence[float]]:
