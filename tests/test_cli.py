@@ -165,6 +165,32 @@ def test_the_demo_writes_its_results_and_a_contact_sheet(tmp_path):
     assert len((tmp_path / "evaluations" / "visurf-seed0" / "records.jsonl").read_text().splitlines()) == 24
 
 
+def test_eval_takes_a_limit_and_a_file_of_records_and_prints_json_without_nan(data, tmp_path, capsys):
+    kept = ["--out", str(tmp_path / "out"), "--records", str(tmp_path / "kept.jsonl"), "--limit", "1", "--json"]
+    assert main(["eval", "mini", str(data), *kept, "task.prompt=bare", "rollout.max_tokens=4"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=pytest.fail)
+    assert summary["samples"] == 1
+    assert summary["t_acc"] is None, "the only sample holds no object"
+    (row,) = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert row["id"] == "0"
+    assert len((tmp_path / "out" / "records.jsonl").read_text().splitlines()) == 1
+
+
+def test_eval_draws_masks_where_there_are_true_ones_and_refuses_where_there_are_none(data, tmp_path, capsys):
+    pytest.importorskip("cv2")
+    small = ["--out", str(tmp_path / "out"), "task.prompt=bare", "threads=1"]
+    assert main(["eval", "no/model", str(data), "--segment", "classical", *small]) == 2
+    assert "sample '1' has no true mask" in capsys.readouterr().err
+    assert main(["eval", "no/model", str(data), "--segment", "classical", "task.name=gui", *small]) == 2
+    capsys.readouterr()
+    found = []
+    for more in ([], ["--segment", "classical"]):
+        assert main(["eval", "mini", "world:shifted?count=6&seed=3&masks=1", "--json", *more, *small]) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert found[0]["box_iou"] == found[1]["box_iou"]
+    assert found[0]["giou"] != found[1]["giou"], "masks are compared, not boxes"
+
+
 def test_eval_writes_one_record_per_sample(data, tmp_path, capsys):
     out = tmp_path / "evaluation"
     assert main(["eval", "mini", str(data), "--out", str(out), "--json", "task.prompt=bare", "rollout.max_tokens=4"]) == 0

@@ -202,10 +202,15 @@ def load_samples(
         options: Of its loader, see `visurf.benchmarks.loader_options`.
 
     Raises:
-        DataError: A file or row is wrong, or there is no such class list.
+        DataError: A file or row is wrong, there is no such class list, or the loader does not take an option.
     """
     report = RowReport()
-    samples = benchmark.load(path, split, report=report, **loader_options(options or {}))
+    try:
+        samples = benchmark.load(path, split, report=report, **loader_options(options or {}))
+    except TypeError as error:
+        if not options:
+            raise
+        raise DataError(f"the loader of {benchmark.name!r} does not take one of {sorted(options)} ({error})") from error
     left_out = report.summary()
     return samples, {"rows": left_out} if left_out else {}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from visurf.geometry import box_centre, box_iou, mask_box, mask_point, pairwise_iou, union_areas, union_boxes_mask
 from visurf.metrics.segmentation import Overlap, mask_overlap
-from visurf.tasks.task import Metric, Record
+from visurf.tasks.task import Metric, Record, Task
 from visurf.types import Answer, Masks, Objects, Sample
 
 if TYPE_CHECKING:
@@ -132,6 +132,11 @@ def measure(sample: Sample, answer: Answer | None, segment: Segment | None = Non
         "box_iou": float(best),
         "box_hit": hit if len(truth) == 1 else None,
     }
+
+
+def compares_masks(task: Task) -> bool:
+    """Whether a task's answers are compared by what they cover, as cIoU does; others have nothing for a segmenter to draw."""
+    return any(metric.measure == "intersection" for metric in task.metrics.values())
 
 
 def overlaps(records: Sequence[Record]) -> list[Overlap]:
