@@ -49,6 +49,8 @@ def test_a_picture_that_does_not_open_is_named(tmp_path):
     assert len(finding.samples) == 3
     assert all(any(name in line for line in finding.samples) for name in ("cut", "text", "missing"))
     assert section.facts["pictures opened"] == 1
+    (finding,) = check_data(DataSet(samples), NOTHING, "skip").findings
+    assert finding.level == "warning"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def check_data(train: DataSet, validation: DataSet, on_bad: str, progress: Progr
     Args:
         train: Loaded with bad rows skipped, so that all of them are named.
         validation: Likewise, maybe empty.
-        on_bad: `data.on_bad_sample`: where it is `skip`, a bad row is a warning.
+        on_bad: `data.on_bad_sample`: where it is `skip`, a bad row or picture is a warning.
         progress: Called with (done, total) pictures.
     """
     section = Section("data", "Data")
@@ -40,7 +40,7 @@ def check_data(train: DataSet, validation: DataSet, on_bad: str, progress: Progr
     samples = [*train.samples, *validation.samples]
     empty = sum(not _boxes(s) for s in samples if isinstance(s.target, Objects | Detections))
     section.facts["without an object"] = empty
-    sizes = _open_all(section, samples, progress)
+    sizes = _open_all(section, samples, on_bad, progress)
     _check_targets(section, samples, sizes)
     _check_frame(section, samples, sizes)
     _check_names(section, train.samples, validation.samples)
@@ -89,7 +89,7 @@ def _pictures(samples: Iterable[Sample]) -> dict[int | str, ImageRef]:
     return {i.name if not i.name.startswith("<") else id(i): i for s in samples for i in s.images}
 
 
-def _open_all(section: Section, samples: Sequence[Sample], progress: Progress | None) -> dict[int | str, Size]:
+def _open_all(section: Section, samples: Sequence[Sample], on_bad: str, progress: Progress | None) -> dict[int | str, Size]:
     """Decode every picture; their sizes after EXIF transposition."""
     pictures = _pictures(samples)
 
@@ -113,8 +113,12 @@ def _open_all(section: Section, samples: Sequence[Sample], progress: Progress | 
     if sizes:
         section.facts["largest picture"] = "{} x {}".format(*max(sizes.values(), key=lambda s: s[0] * s[1]))
     if problems:
-        remedy = "replace or leave out these pictures: training stops at the first of them"
-        section.error(f"pictures that cannot be opened: {len(problems):,}", remedy, problems)
+        message = f"pictures that cannot be opened: {len(problems):,}"
+        if on_bad == "skip":
+            remedy = "replace these pictures: training leaves them out, evaluations count them as failed"
+            section.warn(message, remedy, problems)
+        else:
+            section.error(message, "replace or leave out these pictures: training stops at the first of them", problems)
     return sizes
 
 
