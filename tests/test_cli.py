@@ -191,6 +191,14 @@ def test_eval_draws_masks_where_there_are_true_ones_and_refuses_where_there_are_
     assert found[0]["giou"] != found[1]["giou"], "masks are compared, not boxes"
 
 
+def test_what_a_row_keeps_under_the_name_mask_is_no_mask(data, tmp_path, capsys):
+    rows = [json.loads(line) | {"meta": {"mask": "masks/a.png"}} for line in data.read_text().splitlines()]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    small = ["--out", str(tmp_path / "out"), "--quiet", "task.prompt=bare", "rollout.max_tokens=4"]
+    assert main(["eval", "mini", str(data), *small]) == 0
+    assert "box_iou" in capsys.readouterr().out
+
+
 def test_eval_writes_one_record_per_sample(data, tmp_path, capsys):
     out = tmp_path / "evaluation"
     assert main(["eval", "mini", str(data), "--out", str(out), "--json", "task.prompt=bare", "rollout.max_tokens=4"]) == 0

@@ -53,7 +53,7 @@ def check_true_masks(samples: Sequence[Sample], source: str) -> None:
         DataError: A sample has boxes alone.
     """
     for sample in samples:
-        if isinstance(sample.target, Objects) and sample.target.boxes and sample.meta.get("mask") is None:
+        if isinstance(sample.target, Objects) and sample.target.boxes and sample.known_mask is None:
             raise DataError(
                 f"{source}: sample {sample.id!r} has no true mask that a segmenter's could be compared with (of masks that JSONL "
                 "names only boxes and points are kept); leave the segmenter out, or evaluate a data set that brings its masks: "

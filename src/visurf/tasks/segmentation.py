@@ -75,8 +75,7 @@ def true_mask(sample: Sample) -> NDArray[np.uint8] | None:
         for mask in masks[1:]:
             union = np.where((union == 1) | (mask == 1), 1, np.maximum(union, mask)).astype(np.uint8)
         return union
-    known = sample.meta.get("mask")
-    return None if known is None else np.asarray(known, dtype=np.uint8)
+    return None if sample.known_mask is None else np.asarray(sample.known_mask, dtype=np.uint8)
 
 
 def _shared_pixels(sample: Sample, answer: Objects, segment: Segment | None) -> tuple[float, float]:
