@@ -10,6 +10,7 @@ from report_runs import HOSTILE, present
 from visurf.answering import Answered, read_questions
 from visurf.cli import main
 from visurf.cli.looking import harmless
+from visurf.config import DataConfig
 from visurf.drawing import COLOURS, draw_answer
 from visurf.tasks import TASKS
 from visurf.types import DataError, ImageRef, Objects, ParseError, Sample
@@ -77,7 +78,8 @@ def test_a_broken_picture_ends_no_folder(pictures, capsys):
     ("row", "message"),
     [
         ("no json", r"rows\.jsonl:1: not JSON"),
-        ("[]", "field image"),
+        ("[]", "one JSON array"),
+        ("3", "field image"),
         ('{"image": "a.png"}', "field question"),
         ('{"image": "../secret.png", "question": "q"}', "field image|outside|image"),
         ('{"image": "a.png", "question": "q", "options": "ab"}', "field options"),
@@ -88,6 +90,26 @@ def test_rows_that_cannot_be_asked_are_named(tmp_path, row, message):
     (tmp_path / "rows.jsonl").write_text(row)
     with pytest.raises(DataError, match=message):
         read_questions(tmp_path / "rows.jsonl", "", TASKS["referring"])
+
+
+def test_rows_may_begin_with_a_byte_order_mark_and_have_their_pictures_elsewhere(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"image": "a.png", "question": "q"}), encoding="utf-8-sig")
+    for data in (DataConfig(images=str(tmp_path / "photos")), DataConfig(root=str(tmp_path), images="photos")):
+        (sample,) = read_questions(rows, "", TASKS["referring"], data)
+        assert sample.size == (8, 8)
+    (sample,) = read_questions(rows, "", TASKS["referring"])
+    assert sample.images[0].name == str(tmp_path / "a.png")
+
+
+def test_a_recipe_says_where_the_pictures_of_rows_are(pictures, tmp_path, capsys):
+    folder, samples = pictures
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "0.png", "question": samples[0].question}))
+    assert main(["predict", "mini", str(tmp_path / "rows.jsonl"), f"data.images={folder}", *SETTINGS]) in (0, 3)
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert row["error"] != "unreadable_picture"
 
 
 def test_every_task_can_be_asked(tmp_path):

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from visurf.cli import main
+from visurf.config import load_config
+from visurf.data import load_data
 from visurf.mini.demo import RECIPE
+from visurf.tasks import TASKS
 
 
 def visurf(*arguments, **options):
@@ -50,10 +53,55 @@ def test_help_is_quick_and_names_the_commands():
 def test_init_checks_the_data_and_writes_a_recipe_that_loads(data, capsys):
     assert main(["init", str(data), "--model", "mini"]) == 0
     assert "3 samples, 1 of them without an object; images up to 100 x 80" in capsys.readouterr().out
-    from visurf.config import load_config
-
     config = load_config(data.with_suffix(".yaml"))
     assert (config.task.name, config.model.path, config.data.train, config.prompts_per_step) == ("referring", "mini", str(data), 3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "name"),
+    [
+        ([{"text": "red"}, {"text": "yes"}], "question_answering"),
+        ([{"text": "Yes"}, {"text": "no."}], "yes_no"),
+        ([{"class": "beagle"}, {"class": "pug"}], "classification"),
+        ([{"class": "beagle"}, {"text": "pug"}], "question_answering"),
+        ([{"number": 3}, {"number": "1,000"}], "counting"),
+        ([{"number": 3}, {"number": -1.5}], "mathematics"),
+        ([{"number": 3}, {"text": "x + 1"}], "mathematics"),
+        ([{"choice": "B", "options": ["a", "b"]}] * 2, "multiple_choice"),
+        ([{"points": [[3, 4]]}] * 2, "gui"),
+        ([{"boxes": [[1, 2, 30, 40]]}, []], "referring"),
+    ],
+)
+def test_init_chooses_the_task_that_asks_what_the_targets_answer(tmp_path, targets, name, capsys):
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    rows = [{"id": i, "image": "a.png", "question": f"question {i}", "target": t} for i, t in enumerate(targets)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["init", str(tmp_path / "data.jsonl"), "--model", "mini"]) == 0
+    config = load_config(tmp_path / "data.yaml")
+    assert config.task.name == name
+    sample = load_data(config.data.train, config.data, TASKS[name]).samples[1]
+    assert ("question 1" in TASKS[name].prompt(sample, config.task.prompt)) == (name != "classification")
+
+
+@pytest.mark.parametrize("name", ["a #1", "b: x", "- 'c' \"d\"", "123", "\u00e9\u2028\U0001f600", "[e]", "*f", "g\nh: 1"])
+def test_init_writes_a_recipe_whatever_its_files_are_called(data, name, capsys):
+    named = data.parent / name / f"{name}.jsonl"
+    named.parent.mkdir()
+    data.rename(named)
+    assert main(["init", str(named), "--images", str(data.parent), "--model", f"folder/{name}"]) == 0
+    config = load_config(named.with_suffix(".yaml"))
+    assert (config.data.train, config.data.images) == (str(named), str(data.parent))
+    assert (config.model.path, config.out) == (f"folder/{name}", f"runs/{name}")
+
+
+def test_init_overwrites_nothing_unless_asked_to(data, capsys):
+    recipe = data.with_suffix(".yaml")
+    recipe.write_text("steps: 7")
+    assert main(["init", str(data), "--model", "mini"]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert recipe.read_text() == "steps: 7"
+    assert main(["init", str(data), "--model", "mini", "--force"]) == 0
+    assert load_config(recipe).model.path == "mini"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +163,40 @@ def test_the_demo_writes_its_results_and_a_contact_sheet(tmp_path):
     sheet = Image.open(tmp_path / "contact_sheet.png")
     assert sheet.width > 1000
     assert len((tmp_path / "evaluations" / "visurf-seed0" / "records.jsonl").read_text().splitlines()) == 24
+
+
+def test_eval_takes_a_limit_and_a_file_of_records_and_prints_json_without_nan(data, tmp_path, capsys):
+    kept = ["--out", str(tmp_path / "out"), "--records", str(tmp_path / "kept.jsonl"), "--limit", "1", "--json"]
+    assert main(["eval", "mini", str(data), *kept, "task.prompt=bare", "rollout.max_tokens=4"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=pytest.fail)
+    assert summary["samples"] == 1
+    assert summary["t_acc"] is None, "the only sample holds no object"
+    (row,) = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert row["id"] == "0"
+    assert len((tmp_path / "out" / "records.jsonl").read_text().splitlines()) == 1
+
+
+def test_eval_draws_masks_where_there_are_true_ones_and_refuses_where_there_are_none(data, tmp_path, capsys):
+    pytest.importorskip("cv2")
+    small = ["--out", str(tmp_path / "out"), "task.prompt=bare", "threads=1"]
+    assert main(["eval", "no/model", str(data), "--segment", "classical", *small]) == 2
+    assert "sample '1' has no true mask" in capsys.readouterr().err
+    assert main(["eval", "no/model", str(data), "--segment", "classical", "task.name=gui", *small]) == 2
+    capsys.readouterr()
+    found = []
+    for more in ([], ["--segment", "classical"]):
+        assert main(["eval", "mini", "world:shifted?count=6&seed=3&masks=1", "--json", *more, *small]) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert found[0]["box_iou"] == found[1]["box_iou"]
+    assert found[0]["giou"] != found[1]["giou"], "masks are compared, not boxes"
+
+
+def test_what_a_row_keeps_under_the_name_mask_is_no_mask(data, tmp_path, capsys):
+    rows = [json.loads(line) | {"meta": {"mask": "masks/a.png"}} for line in data.read_text().splitlines()]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    small = ["--out", str(tmp_path / "out"), "--quiet", "task.prompt=bare", "rollout.max_tokens=4"]
+    assert main(["eval", "mini", str(data), *small]) == 0
+    assert "box_iou" in capsys.readouterr().out
 
 
 def test_eval_writes_one_record_per_sample(data, tmp_path, capsys):

@@ -10,7 +10,11 @@ import sys
 import pytest
 from PIL import Image
 
+from benchmark_miniatures import dump, mask_file, picture
 from visurf.cli import WANTED, build_parser, environment, main
+from visurf.cli.measuring import CONFIDENCES, CONVENTIONS
+from visurf.metrics.detection import CONFIDENCE_SOURCES
+from visurf.metrics.segmentation import SEGMENTATION_CONVENTIONS
 
 EMPTY = "<think>I see</think><answer>[]</answer>"
 
@@ -253,6 +257,90 @@ def test_eval_judges_predictions_on_a_benchmark(shared, tmp_path, capsys):
 def test_eval_says_what_it_can_measure(asked, capsys):
     assert main(["eval", *asked]) == 2
     assert "judge what another program produced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        (["no/model", "data.jsonl", "--confidence", "constant"], "--confidence: only with --benchmark"),
+        (["no/model", "data.jsonl", "--convention", "gres", "--split", "val"], "--split, --convention: only with --benchmark"),
+        (["no/model", "data.jsonl", "--exist-check", "oracle"], "--exist-check: only"),
+        (["no/model", "data.jsonl", "--option", "absent=1"], "--option: only"),
+        (["no/model", "data.jsonl", "--frame", "1000"], "--frame: only"),
+        (["no/model", "data.jsonl", "--data", "x"], "--data: only"),
+        (["no/model", "data.jsonl", "--predictions", "x"], "--predictions: only"),
+        (["no/model", "data.jsonl", "--limit", "-1"], "--limit takes 0 (all samples) or more"),
+        (["no/model", "data.jsonl", "--benchmark", "coco", "--data", "x"], "data.jsonl: a benchmark brings its own samples"),
+        (["no/model", "--benchmark", "coco", "--data", "x", "--frame", "1000"], "--frame: only with --predictions"),
+        (["--benchmark", "coco", "--data", "x", "--predictions", "y", "--limit", "3", "--out", "z"], "--out, --limit: only with a"),
+        (["--benchmark", "coco", "--data", "x", "--predictions", "y", "task.prompt=bare"], "key=value: only with a model"),
+    ],
+)
+def test_eval_names_an_option_that_it_would_ignore(asked, named, capsys):
+    assert main(["eval", *asked]) == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--convention", "gres"], "convention=gres: expected a task that compares masks, got 'detection'"),
+        (["--segment", "classical"], "segment: expected a task whose answers can become masks, got 'detection'"),
+        (["--option", "foo=1"], "the loader of 'coco' does not take one of ['foo']"),
+    ],
+)
+@pytest.mark.parametrize("who", ["model", "predictions"])
+def test_eval_refuses_what_does_not_fit_before_a_model_is_loaded(who, asked, said, tmp_path, capsys):
+    pytest.importorskip("cv2")
+    picture(tmp_path / "1.png")
+    image = {"id": 1, "file_name": "1.png", "width": 64, "height": 48}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    truth = {"images": [image], "categories": [{"id": 1, "name": "bus"}], "annotations": [box]}
+    where = ["--benchmark", "coco", "--data", str(dump(tmp_path / "t.json", truth))]
+    (tmp_path / "p.json").write_text("[]")
+    given = ["no/such/model", *where] if who == "model" else [*where, "--predictions", str(tmp_path / "p.json")]
+    assert main(["eval", *given, *asked]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_eval_refuses_what_only_detection_has(tmp_path, capsys):
+    picture(tmp_path / "ISIC2018_Task1-2_Test_Input/ISIC_0000001.jpg")
+    mask_file(tmp_path / "ISIC2018_Task1_Test_GroundTruth/ISIC_0000001_segmentation.png")
+    where = ["no/such/model", "--benchmark", "isic2018", "--data", str(tmp_path), "--split", "test"]
+    for asked in (["--confidence", "constant"], ["--exist-check", "oracle"]):
+        assert main(["eval", *where, *asked]) == 2
+        assert "expected task 'detection', got 'lesion'" in capsys.readouterr().err
+
+
+def test_eval_draws_masks_of_predicted_boxes(tmp_path, capsys):
+    pytest.importorskip("cv2")
+    picture(tmp_path / "ISIC2018_Task1-2_Test_Input/ISIC_0000001.jpg")
+    mask_file(tmp_path / "ISIC2018_Task1_Test_GroundTruth/ISIC_0000001_segmentation.png")
+    objects = [{"bbox_2d": [x, 8, x + 20, 20], "point_2d": [x + 2, 10]} for x in (10, 40)]
+    row = {"id": "ISIC_0000001", "completion": f"<answer>{json.dumps(objects)}</answer>"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    where = [
+        "--benchmark",
+        "isic2018",
+        "--split",
+        "test",
+        "--data",
+        str(tmp_path),
+        "--predictions",
+        str(tmp_path / "p.jsonl"),
+        "--json",
+    ]
+    assert main(["eval", *where, "--segment", "classical"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert 0 < found["summary"]["metrics"]["giou"]["value"] < 1
+
+
+def test_choices_of_the_command_line_are_those_of_the_metrics():
+    assert tuple(CONFIDENCE_SOURCES) == CONFIDENCES
+    assert tuple(SEGMENTATION_CONVENTIONS) == CONVENTIONS
+    for option in ("--confidence", "--convention"):
+        with pytest.raises(SystemExit):
+            main(["eval", "mini", "--benchmark", "coco", "--data", "x", option, "foo"])
 
 
 def test_a_mistyped_command_is_told_the_nearest_one(capsys):

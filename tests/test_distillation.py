@@ -342,6 +342,9 @@ def test_the_command(tmp_path, capsys):
     assert settings_kept["keep"] == "shortest"
     assert main([*asked, *settings, "--keep", "shortest", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["prompts"] == 4
+    nothing = ["--min-reward", "100", "--json", "--out", str(tmp_path / "none.jsonl")]
+    assert main([*asked, *settings, *nothing]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["mean_reward_kept"] is None
     assert main([*asked, *settings]) == 2
     assert "was begun with keep" in capsys.readouterr().err
 

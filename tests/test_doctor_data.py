@@ -10,7 +10,8 @@ from PIL import Image
 from visurf.config import Config, DataConfig, ModelConfig, RolloutConfig
 from visurf.data import DataSet, load_data
 from visurf.doctor.at_hand import look
-from visurf.doctor.data import check_data
+from visurf.doctor.data import check_data, check_question
+from visurf.doctor.findings import Section
 from visurf.doctor.layouts import Layouts
 from visurf.doctor.lengths import check_lengths, measure
 from visurf.models import FAMILIES
@@ -48,6 +49,8 @@ def test_a_picture_that_does_not_open_is_named(tmp_path):
     assert len(finding.samples) == 3
     assert all(any(name in line for line in finding.samples) for name in ("cut", "text", "missing"))
     assert section.facts["pictures opened"] == 1
+    (finding,) = check_data(DataSet(samples), NOTHING, "skip").findings
+    assert finding.level == "warning"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,26 @@ def test_every_bad_row_is_named(tmp_path):
         (finding,) = check_data(data, NOTHING, on_bad).findings
         assert finding.level == level
         assert ["d.jsonl:2" in finding.samples[0], "d.jsonl:3" in finding.samples[1]] == [True, True]
+
+
+def test_a_prompt_that_leaves_out_a_question_that_differs_is_a_warning():
+    samples = [Sample(str(i), (), question, Text("red")) for i, question in enumerate(("What colour?", "Which kind?"))]
+
+    def found(task, template="", few=samples):
+        section = Section("data", "Data")
+        check_question(section, few, TASKS[task], template)
+        return section.findings
+
+    (finding,) = found("classification")
+    assert finding.level == "warning"
+    assert "2 different ones" in finding.message
+    assert "task.prompt=question or task.prompt=bare" in finding.remedy
+    assert not found("classification", few=samples[:1])
+    assert not found("classification", "question")
+    assert not found("question_answering")
+    assert not found("question_answering", "Say it: {question}")
+    assert found("question_answering", "Say it: {options}")[0].level == "warning"
+    assert found("question_answering", "Say it")[0].level == "error"
 
 
 def recipe(path, **values):

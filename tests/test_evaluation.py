@@ -10,12 +10,13 @@ from benchmark_miniatures import dump, mask_file, picture
 from tiny import make_prompt
 from tiny import picture as noise
 from visurf.config import Config, ModelConfig, RolloutConfig
-from visurf.evaluation import _answer_position, evaluate_benchmark, option_scores, records
+from visurf.evaluation import _answer_position, evaluate_benchmark, option_scores, records, summarise
 from visurf.policy import Policy
 from visurf.rollout.local import Sampling
 from visurf.scoring import Scorer
 from visurf.tasks import TASKS, RewardSettings
-from visurf.types import Sample, Text
+from visurf.types import Choice, DataError, Detections, ImageRef, Number, Objects, ParseError, Points, Sample, Text
+from visurf.unreadable import unanswered
 
 
 @pytest.fixture
@@ -105,6 +106,58 @@ def test_a_benchmark_gives_one_record_per_sample(config, tmp_path):
     assert json.loads((tmp_path / "out/summary.json").read_text())["benchmark"] == "isic2018"
     limited = evaluate_benchmark(config, "isic2018", tmp_path / "data", "test", limit=1, resamples=20)
     assert limited.notes["limit"] == "the first 1 of 2 samples"
+
+
+def test_records_are_written_before_anything_is_computed_of_them(config, tmp_path, monkeypatch):
+    picture(tmp_path / "data/ISIC2018_Task1-2_Test_Input/ISIC_0000001.jpg")
+    mask_file(tmp_path / "data/ISIC2018_Task1_Test_GroundTruth/ISIC_0000001_segmentation.png")
+
+    def fails(*arguments, **options):
+        raise ValueError("no metric")
+
+    monkeypatch.setattr("visurf.evaluation.conclude", fails)
+    with pytest.raises(ValueError, match="no metric"):
+        evaluate_benchmark(config, "isic2018", tmp_path / "data", "test", out=tmp_path / "out")
+    assert len((tmp_path / "out/records.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("exist_check", ["none", "model"])
+def test_a_damaged_picture_is_named_or_counts_as_failed(config, tmp_path, exist_check):
+    pytest.importorskip("pycocotools")
+    images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in (1, 2)]
+    picture(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0} for i in (1, 2)]
+    truth = dump(tmp_path / "t.json", {"images": images, "categories": [{"id": 1, "name": "bus"}], "annotations": boxes})
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, prompt="bare"))
+    with pytest.raises(DataError, match=r"sample .*2.*cannot be read .*on_bad_sample=skip"):
+        evaluate_benchmark(config, "coco", truth, "val", exist_check=exist_check, resamples=20)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, on_bad_sample="skip"))
+    found = evaluate_benchmark(config, "coco", truth, "val", exist_check=exist_check, out=tmp_path / "out", resamples=20)
+    assert len(found.records) == 2
+    failed = found.records[1]
+    assert failed["error"] == "unreadable_picture"
+    assert "2.png" in failed["detail"]
+    assert failed["reward"]["total"] == 0
+    assert found.summary.parse_errors["unreadable_picture"] == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_judges_a_sample_whose_picture_cannot_be_read(task, tmp_path):
+    task = TASKS[task]
+    targets = {
+        Objects: Objects(((5.0, 5.0, 20.0, 20.0),), ((9.0, 9.0),)),
+        Detections: Detections(((5.0, 5.0, 20.0, 20.0),), (1.0,)),
+        Points: Points(((9.0, 9.0),)),
+        Text: Text("yes"),
+        Number: Number("3"),
+        Choice: Choice("A", ("a", "b")),
+    }
+    sample = Sample("s", (ImageRef(tmp_path / "none.png"),), "q", targets[task.targets[0]])
+    record = unanswered(sample, ParseError("unreadable_picture", "why"), Scorer(task, task.parts(RewardSettings())))
+    assert (record["error"], record["detail"], record["tokens"]) == ("unreadable_picture", "why", 0)
+    assert summarise(task, [record])["parse_failed"] == 1
+    assert summarise(task, [record])["reward"] <= 1, "no more than not repeating oneself is worth"
 
 
 def test_detection_asks_the_model_first(config, tmp_path):

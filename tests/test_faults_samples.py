@@ -263,8 +263,27 @@ def test_a_bad_validation_picture_costs_no_finished_step(tmp_path, undisturbed):
         if event["event"] == "step" and event["step"] == 1:
             delete(tmp_path / "check" / "0.png")
 
-    with pytest.raises(DataError, match=r"0\.png: no such file"):
+    with pytest.raises(DataError, match=r"sample row-0: .*0\.png: no such file"):
         train(one_each(tmp_path / "train", tmp_path / "run", **validation), report)
     assert checkpoint.latest(tmp_path / "run").name == "step-000003"
     train(one_each(tmp_path / "train", tmp_path / "run"))
     assert deterministic(tmp_path / "run" / "metrics.jsonl") == deterministic(undisturbed / "metrics.jsonl")
+
+
+def test_a_bad_validation_picture_can_count_as_failed(tmp_path):
+    for name in ("train", "check"):
+        (tmp_path / name).mkdir()
+        write_data(tmp_path / name)
+    data = {"validation": str(tmp_path / "check" / "data.jsonl"), "on_bad_sample": "skip"}
+    said = []
+
+    def report(event):
+        said.append(event["event"])
+        if event["event"] == "step" and event["step"] == 1:
+            delete(tmp_path / "check" / "0.png")
+
+    result = train(one_each(tmp_path / "train", tmp_path / "run", data=data, evaluation={"every": 3}, steps=3), report)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    assert [row["error"] == "unreadable_picture" for row in rows] == [True, False, False, False, False]
+    assert result.validation["samples"] == COUNT
+    assert said.count("step") == 3

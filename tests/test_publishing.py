@@ -17,6 +17,7 @@ from visurf.cli import main
 from visurf.config import load_config
 from visurf.data import load_data
 from visurf.mini.demo import RECIPE
+from visurf.model_card import write_card
 from visurf.models import load_model, save_model
 from visurf.policy import Policy
 from visurf.publishing import export_run, push
@@ -158,6 +159,18 @@ def test_records_of_an_evaluation_stand_in_the_card(run, tmp_path):
     (tmp_path / "records.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(ValueError, match="expected records"):
         export_run(run, tmp_path / "out", records=[tmp_path / "records.jsonl"])
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
+def test_a_text_with_another_line_break_than_the_line_feed_ends_no_record(run, tmp_path, mark):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    rows = [json.loads(line) | {"text": f"a{mark}b"} for line in (run / "validation.jsonl").read_text().splitlines()]
+    (copy / "validation.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    starts = [json.loads(line) for line in (run / "invocations.jsonl").read_text().splitlines()]
+    starts[0]["command"] = f"visurf train a{mark}b.yaml"
+    (copy / "invocations.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in starts), encoding="utf-8")
+    assert "4 samples:" in write_card(copy, adapter=False)
 
 
 @pytest.mark.parametrize("missing", ["summary.json", "model"])

@@ -304,6 +304,17 @@ def test_a_comparison_by_hand(tmp_path, capsys):
     assert write_comparison(first, first, tmp_path / "same.html")["items"] == []
 
 
+def test_a_last_record_without_a_line_feed_counts_and_a_missing_file_is_said_to_be_missing(tmp_path):
+    samples = present(3)
+    folder = records(tmp_path / "a", [Objects()] * 3, samples)
+    (folder / "records.jsonl").write_bytes((folder / "records.jsonl").read_bytes().rstrip(b"\n"))
+    assert list(read_records(folder)) == [s.id for s in samples]
+    with pytest.raises(DataError, match=r"b/records\.jsonl: no such file"):
+        read_records(tmp_path / "b" / "records.jsonl")
+    with pytest.raises(DataError, match="no such file"):
+        read_records(tmp_path)
+
+
 def test_records_of_other_samples_are_refused(tmp_path):
     samples = present(3)
     answers = [Objects()] * 3

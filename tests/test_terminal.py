@@ -76,8 +76,9 @@ def test_on_a_terminal_one_line_lives(screen):
 def test_json_lines_and_silence(screen, capsys):
     with Terminal(1, "json") as shown:
         shown.say("hello")
-        shown.step("sft", {"loss": 1.0})
-    assert json.loads(capsys.readouterr().out) == {"step": 1, "name": "sft", "loss": 1.0}
+        shown.step("sft", {"loss": 1.0, "validation/t_acc": float("nan")})
+    row = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert row == {"step": 1, "name": "sft", "loss": 1.0, "validation/t_acc": None}
     with Terminal(1, "quiet") as shown:
         shown.say("hello")
         shown.step("sft", {"loss": 1.0})

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visurf.config import Config, DataConfig
+from visurf.data import image_folder, numbered_lines
 from visurf.drawing import draw_answer, in_words, with_caption
 from visurf.judging import plain
 from visurf.segmenter import Segmenter
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
-
-    from visurf.config import Config
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _BATCH = 16
@@ -97,19 +97,20 @@ def thought(text: str) -> str:
     return text[start + len("<think>") : end].strip() if 0 <= start < end else ""
 
 
-def read_questions(place: Path, question: str, task: Task) -> list[Sample]:
+def read_questions(place: Path, question: str, task: Task, data: DataConfig | None = None) -> list[Sample]:
     """What to ask: one picture, the pictures of a folder in the order of their names, or the rows of a JSONL file.
 
     Args:
         place: A picture, a folder, or a file ``*.jsonl`` whose rows have `image` and optionally `id`, `question` and `options`.
         question: Asked of every picture, and of every row without a question of its own.
         task: Its targets stand in for the unknown truth.
+        data: Which folder the pictures of rows are relative to, as in training: `images` in `root`, or the file's own.
 
     Raises:
         DataError: Nothing to ask, a row is wrong, or a picture is missing.
     """
     if place.suffix == ".jsonl":
-        return list(_rows(place, question, task))
+        return list(_rows(place, question, task, image_folder(data or DataConfig(), place)))
     if not question.strip():
         raise DataError("expected a question, got none; only rows of a JSONL file may bring their own")
     if place.is_dir():
@@ -123,15 +124,12 @@ def read_questions(place: Path, question: str, task: Task) -> list[Sample]:
     return [Sample(place.name, (image,), question, _unknown(task))]
 
 
-def _rows(path: Path, question: str, task: Task) -> Iterator[Sample]:
+def _rows(path: Path, question: str, task: Task, folder: Path) -> Iterator[Sample]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = list(numbered_lines(path))
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    count = 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
@@ -144,11 +142,8 @@ def _rows(path: Path, question: str, task: Task) -> Iterator[Sample]:
             raise DataError(f"{where}: field question: expected text, got {asked!r}; or give a question for all rows")
         if not isinstance(options, list | tuple) or not all(isinstance(o, str) for o in options):
             raise DataError(f"{where}: field options: expected a list of texts, got {options!r}")
-        count += 1
-        yield Sample(
-            str(row.get("id", number)), image_refs(row["image"], path.parent, where), asked, _unknown(task, tuple(options))
-        )
-    if not count:
+        yield Sample(str(row.get("id", number)), image_refs(row["image"], folder, where), asked, _unknown(task, tuple(options)))
+    if not lines:
         raise DataError(f"{path}: no rows")
 
 

@@ -77,12 +77,12 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
         return _published_rows(path if path.exists() else Path(source), config, task)
     if not path.is_file():
         raise DataError(f"{path}: no such file; data.train and data.validation name JSONL files")
-    folder = Path(config.root, config.images) if config.images else path.parent
+    folder = image_folder(config, path)
     samples: list[Sample] = []
     skipped: list[tuple[str, str]] = []
     seen: set[str] = set()
     derived = 0
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         where = f"{path}:{number}"
         try:
             sample, count = _sample(line, folder, config, where, task.targets)
@@ -100,6 +100,11 @@ def load_data(source: str, config: DataConfig, task: Task) -> DataSet:
     if not samples:
         raise DataError(f"{path}: no usable sample ({len(skipped)} skipped)")
     return DataSet(tuple(samples), tuple(skipped), derived)
+
+
+def image_folder(config: DataConfig, rows: Path) -> Path:
+    """What image paths in a file of rows are relative to."""
+    return Path(config.root, config.images) if config.images else rows.parent
 
 
 def _world(source: str) -> list[Sample]:
@@ -185,7 +190,12 @@ def _all_settled(samples: Sequence[Sample], task: Task, source: object, report: 
     return tuple(settled)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a JSONL file that are not blank, with their numbers from 1; a byte order mark is passed over.
+
+    Raises:
+        DataError: Not UTF-8, or one JSON array.
+    """
     # Only "\n" ends a line: splitlines would also cut at U+2028 inside a question.
     try:
         text = path.read_bytes().decode("utf-8-sig")

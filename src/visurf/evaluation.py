@@ -9,11 +9,12 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from visurf.benchmarks import get_benchmark
+from visurf.eligibility import check_choices
 from visurf.judging import (
     Evaluation,
     Record,
@@ -38,7 +39,8 @@ from visurf.scoring import Scorer
 from visurf.small_pictures import illustrate
 from visurf.tasks import with_segmenter
 from visurf.tasks.segmentation import Segment
-from visurf.types import Completion, Sample
+from visurf.types import Completion, ParseError, Sample
+from visurf.unreadable import encode, unanswered
 
 if TYPE_CHECKING:
     from visurf.config import Config
@@ -119,6 +121,8 @@ def records(
     prompt: str,
     settings: Sampling,
     batch: int = 64,
+    *,
+    on_bad: Literal["error", "skip"] = "error",
 ) -> Iterator[Record]:
     """Answer every sample greedily and judge the answers.
 
@@ -130,10 +134,14 @@ def records(
         prompt: Prompt template, see `Task.prompt`.
         settings: Length limit and budget; decoding is greedy whatever it says.
         batch: Prompts encoded at a time.
+        on_bad: At a sample that cannot be encoded, as where a picture is damaged: `error` raises, `skip` counts it as failed.
 
     Yields:
         One record per sample, in order; for a task with options also their log-probs behind the model's own reasoning, and
         as ``score`` the first's less the second's.
+
+    Raises:
+        DataError: Names the sample that cannot be encoded, unless such are skipped.
     """
     greedy = dataclasses.replace(settings, greedy=True)
     training = policy.training
@@ -142,8 +150,14 @@ def records(
         for start in range(0, len(samples), batch):
             part = samples[start : start + batch]
             model.read_ahead(samples[start : start + 2 * batch])
-            prompts = [model.encode_prompt(s, scorer.task.prompt(s, prompt)) for s in part]
-            for asked, (rollout,) in zip(prompts, sample(policy, model.family, prompts, 1, greedy, model.eos_ids), strict=True):
+            encoded = [encode(model, s, scorer.task.prompt(s, prompt), on_bad) for s in part]
+            prompts = [p for p in encoded if isinstance(p, Prompt)]
+            answers = iter(sample(policy, model.family, prompts, 1, greedy, model.eos_ids) if prompts else ())
+            for one, asked in zip(part, encoded, strict=True):
+                if isinstance(asked, ParseError):
+                    yield unanswered(one, asked, scorer)
+                    continue
+                (rollout,) = next(answers)
                 text = model.decode(rollout.token_ids)
                 completion = Completion(text, rollout.token_ids, None, None, truncated=rollout.truncated)
                 read = scorer.read(completion, asked.sample, asked.frame)
@@ -217,6 +231,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         notes["limit"] = f"the first {limit} of {len(samples)} samples"
         samples = samples[:limit]
     chosen = task_for(benchmark, samples, task)
+    check_choices(chosen, confidence=confidence, convention=convention, exist_check=exist_check)
     if segment is not None:
         chosen = with_segmenter(chosen, segment)
     if config.threads:
@@ -226,7 +241,10 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
     sampling = Sampling(settings.max_tokens, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
 
     def exists(pair: Sample) -> bool:
-        prompt = model.encode_prompt(pair, EXISTS.replace("{category}", pair.question))
+        prompt = encode(model, pair, EXISTS.replace("{category}", pair.question), config.data.on_bad_sample)
+        # What cannot be asked here is asked below, where it is counted as failed.
+        if isinstance(prompt, ParseError):
+            return True
         yes, no = option_scores(model, policy, prompt, ("yes", "no"))
         return yes > no
 
@@ -236,9 +254,14 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
             pairs = choose_pairs(samples, exist_check, ask=exists)
             asked = pairs.asked
             notes |= {"exist_check": pairs.rule, "exist_check_rate": f"{pairs.rate:.4f}"}
-        answers = records(model, policy, asked, make_scorer(config, chosen), config.task.prompt, sampling)
+        on_bad, scorer = config.data.on_bad_sample, make_scorer(config, chosen)
+        answers = records(model, policy, asked, scorer, config.task.prompt, sampling, on_bad=on_bad)
         answered = {record["id"]: record for record in collect(answers, len(asked), progress)}
     found = [answered[s.id] if s.id in answered else unasked(s, chosen) for s in samples]
+    if out is not None:
+        # Before anything is computed of them: what was answered is never lost.
+        kept = config.recording
+        write_records(out / "records.jsonl", illustrate(found, samples, out, int(kept.picture_mb * 2**20), kept.picture_side))
     evaluation = conclude(
         benchmark,
         root,
@@ -252,8 +275,5 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         seed=seed,
     )
     if out is not None:
-        kept = config.recording
-        shown = illustrate(found, samples, out, int(kept.picture_mb * 2**20), kept.picture_side)
-        write_records(out / "records.jsonl", shown)
-        (out / "summary.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
+        (out / "summary.json").write_text(json.dumps(evaluation.to_dict(), indent=1, allow_nan=False))
     return evaluation

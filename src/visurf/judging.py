@@ -169,7 +169,7 @@ def summary(task: Task, found: Sequence[Record], *, skip: Sequence[str] = (), re
 def write_records(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """One JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as out:
+    with path.open("w", encoding="utf-8") as out:
         for record in found:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -202,10 +202,15 @@ def load_samples(
         options: Of its loader, see `visurf.benchmarks.loader_options`.
 
     Raises:
-        DataError: A file or row is wrong, or there is no such class list.
+        DataError: A file or row is wrong, there is no such class list, or the loader does not take an option.
     """
     report = RowReport()
-    samples = benchmark.load(path, split, report=report, **loader_options(options or {}))
+    try:
+        samples = benchmark.load(path, split, report=report, **loader_options(options or {}))
+    except TypeError as error:
+        if not options:
+            raise
+        raise DataError(f"the loader of {benchmark.name!r} does not take one of {sorted(options)} ({error})") from error
     left_out = report.summary()
     return samples, {"rows": left_out} if left_out else {}
 

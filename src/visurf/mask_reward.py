@@ -54,8 +54,8 @@ def true_mask(sample: Sample) -> NDArray[np.uint8] | None:
         masks = sample.target.load()
     elif isinstance(sample.target, Objects | Detections) and not sample.target.boxes:
         masks = ()
-    elif "mask" in sample.meta:
-        masks = (np.asarray(sample.meta["mask"], dtype=np.uint8),)
+    elif sample.known_mask is not None:
+        masks = (np.asarray(sample.known_mask, dtype=np.uint8),)
     else:
         return None
     width, height = sample.size

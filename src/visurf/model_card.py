@@ -17,6 +17,7 @@ from visurf.config import Config, load_config
 from visurf.naming import look_up
 from visurf.stages import stages
 from visurf.tasks import TASKS, Task
+from visurf.whole_files import read_rows
 
 # What a run writes at each start, where it does.
 INVOCATIONS = "invocations.jsonl"
@@ -39,9 +40,8 @@ def measure(task: Task, name: str, path: Path) -> Measured:
         ValueError: The file is no record file of `visurf eval`.
     """
     try:
-        found = [json.loads(line) for line in path.read_text().splitlines()]
-        summary = judging.summary(task, found)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        summary = judging.summary(task, read_rows(path))
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected records.jsonl of `visurf eval`, one verdict a line; got {error!r}") from error
     rates = {"parse_failed": summary.parse_failure_rate, "truncated": summary.truncation_rate}
     rows = tuple((metric, str(interval)) for metric, interval in {**summary.metrics, **rates}.items())
@@ -152,8 +152,7 @@ def _measures(measured: Sequence[Measured], summary: Mapping[str, Any]) -> str:
 
 
 def _origin(run: Path) -> str:
-    lines = (run / INVOCATIONS).read_text().splitlines() if (run / INVOCATIONS).exists() else []
-    starts = [json.loads(line) for line in lines]
+    starts = read_rows(run / INVOCATIONS) if (run / INVOCATIONS).exists() else []
     commands = list(dict.fromkeys(start["command"] for start in starts)) or ["visurf train config.yaml"]
     text = "".join(f"    {_safe(command)}\n" for command in commands)
     text += "\nAll settings are in `config.yaml` beside this card; `visurf train config.yaml` repeats the run.\n\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from visurf.benchmarks import get_benchmark
+from visurf.eligibility import check_choices
 from visurf.geometry import Frame
 from visurf.judging import Evaluation, Record, choose_pairs, conclude, judge, load_samples, task_for, unasked
 from visurf.metrics.detection import ConfidenceSource
@@ -68,6 +69,7 @@ def evaluate_predictions(  # noqa: PLR0913 - every argument but the first four h
     rows = read_predictions(predictions) if isinstance(predictions, str | Path) else list(predictions)
     samples, notes = load_samples(benchmark, root, split, options)
     chosen = task_for(benchmark, samples, task)
+    check_choices(chosen, confidence=confidence, convention=convention, exist_check=exist_check)
     if segment is not None:
         chosen = with_segmenter(chosen, segment)
     # An empty list is "nothing found anywhere" for detections, and no prediction at all for everything else.

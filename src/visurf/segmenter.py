@@ -10,13 +10,13 @@ Importing this module imports neither OpenCV nor torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from visurf.types import Box, ImageRef, Point, Size
+from visurf.types import Box, ImageRef, Objects, Point, Sample, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -155,6 +155,16 @@ class GrabCut:
         cv2.grabCut(window, labels, (0, 0, 1, 1), *models, self.iterations, cv2.GC_INIT_WITH_MASK)
         kept: NDArray[np.bool_] = inside & ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
         return kept if kept.sum() >= self.least * inside.sum() else None
+
+
+def union_mask(segmenter: Segmenter) -> Callable[[Sample, Objects], NDArray[np.uint8]]:
+    """(sample, answered objects) -> one mask of all that was answered, as `visurf.tasks.with_segmenter` takes it."""
+
+    def segment(sample: Sample, answer: Objects) -> NDArray[np.uint8]:
+        drawn = segmenter.segment(sample.images[0], answer.boxes, answer.points)
+        return np.maximum.reduce(drawn, initial=0) if drawn else np.zeros(sample.size[::-1], np.uint8)
+
+    return segment
 
 
 def _resized(mask: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

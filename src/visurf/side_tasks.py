@@ -74,9 +74,8 @@ def side_scores(tasks: Sequence[SideTask], config: Config, loop: Loop) -> dict[s
     sampling = Sampling(settings.max_tokens, token_budget=loop.rollout_budget.tokens, cuda_graphs=settings.cuda_graphs)
     for side in tasks:
         with parallel.agreed(), autocast(config, loop.model.device), loop.placement.sampling():
-            mine = list(
-                evaluation.records(loop.model, loop.policy, parallel.share(side.samples), side.scorer, side.prompt, sampling)
-            )
+            asked, on_bad = parallel.share(side.samples), config.data.on_bad_sample
+            mine = list(evaluation.records(loop.model, loop.policy, asked, side.scorer, side.prompt, sampling, on_bad=on_bad))
         everyone = parallel.rejoin(list[Mapping[str, Any]](mine))
         found[side.name] = side.scorer.task.values(everyone)[side.scorer.task.headline]
     return found

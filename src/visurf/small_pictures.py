@@ -125,8 +125,7 @@ def target_masks(sample: Sample) -> list[dict[str, Any]]:
     """The true masks of a sample, each as `mask_runs`; empty where only boxes are known."""
     if isinstance(sample.target, Masks):
         return [mask_runs(mask) for mask in sample.target.load()]
-    known = sample.meta.get("mask")
-    return [] if known is None else [mask_runs(np.asarray(known, dtype=np.uint8))]
+    return [] if sample.known_mask is None else [mask_runs(np.asarray(sample.known_mask, dtype=np.uint8))]
 
 
 def illustrate(

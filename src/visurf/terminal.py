@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from visurf.whole_files import finite_or_null
+
 # What the one-line summary shows, in this order, where a step has it.
 SHOWN = (
     ("reward/total", "reward {:.2f}"),
@@ -98,7 +100,7 @@ class Terminal:
         if self.mode == "live":
             self._bar.update(self._task, completed=self.done, description=name, line=line)
         elif self.mode == "json":
-            sys.stdout.write(json.dumps({"step": self.done, "name": name, **metrics}) + "\n")
+            sys.stdout.write(json.dumps(finite_or_null({"step": self.done, "name": name, **metrics}), allow_nan=False) + "\n")
             sys.stdout.flush()
         elif self.mode == "plain":
             now = time.monotonic()

@@ -353,7 +353,8 @@ class Run:
         sampling = Sampling(settings.max_tokens, token_budget=tokens, cuda_graphs=settings.cuda_graphs)
         with parallel.agreed(), autocast(self.config, loop.model.device), loop.placement.sampling():
             mine = parallel.share(samples)
-            found = list(evaluation.records(loop.model, loop.policy, mine, loop.scorer, self.config.task.prompt, sampling))
+            prompt, on_bad = self.config.task.prompt, self.config.data.on_bad_sample
+            found = list(evaluation.records(loop.model, loop.policy, mine, loop.scorer, prompt, sampling, on_bad=on_bad))
         everybody = parallel.rejoin(list[Mapping[str, Any]](found))
         if self.rank == 0:
             evaluation.write_records(self.out / "validation.jsonl", everybody)

@@ -311,6 +311,15 @@ class Sample:
         """Width and height of the first image, in pixels; (0, 0) for a prompt without image."""
         return self.images[0].size if self.images else (0, 0)
 
+    @property
+    def known_mask(self) -> Any | None:
+        """The true mask that a data set keeps in `meta` beside its boxes: an array, or what becomes one; else None.
+
+        A row of JSONL may keep what it likes under that name, such as a path; that is no mask.
+        """
+        known = self.meta.get("mask")
+        return None if isinstance(known, str | int | float | list | Mapping) else known
+
 
 @dataclass(frozen=True)
 class Completion:

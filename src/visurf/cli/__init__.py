@@ -1,8 +1,8 @@
 """The command line.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or data, 3 the answer cannot be parsed (where a command gives one answer), 130
-interrupted and resumable, 141 nobody reads the output any more. One module for each group of commands; nothing heavy is imported
-before a command runs.
+Exit codes: 0 done, 1 failed or something wrong found, 2 wrong usage, recipe or data, 3 an answer cannot be parsed, 130 interrupted
+and resumable, 141 nobody reads the output any more. One module for each group of commands; nothing heavy is imported before a
+command runs.
 """
 
 from __future__ import annotations

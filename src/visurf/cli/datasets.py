@@ -88,6 +88,7 @@ def _distil(options: argparse.Namespace) -> int:
     from visurf.config import load_config, merge, parse_overrides
     from visurf.distillation import distil
     from visurf.terminal import Terminal
+    from visurf.whole_files import finite_or_null
 
     # A path on the command line is relative to where the command is started, not to the recipe's data.root.
     source = str(Path(options.source).absolute()) if Path(options.source).exists() else options.source
@@ -103,7 +104,7 @@ def _distil(options: argparse.Namespace) -> int:
 
         summary = distil(config, options.out, **kept, progress=count)
     if options.mode == "json":
-        print(json.dumps(summary))
+        print(json.dumps(finite_or_null(summary), allow_nan=False))
         return 0
     for name, value in summary.items():
         print(f"{name:<22} {value:.4f}" if isinstance(value, float) else f"{name:<22} {value}")

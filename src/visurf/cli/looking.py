@@ -117,7 +117,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     config = load_config(options.recipe, merge({"model": {"path": options.model}}, parse_overrides(options.override)))
     task = look_up(config.task.name, TASKS, "task")
-    samples = read_questions(options.place, options.question, task)
+    samples = read_questions(options.place, options.question, task, config.data)
     segmenter = load_segmenter(options.segment) if options.segment else None
     answers = ask(config, task, samples, segmenter)
     if options.place.is_dir() or options.place.suffix == ".jsonl":

@@ -20,6 +20,13 @@ judge what another program produced    visurf eval --benchmark NAME --data PATH 
 """
 # A setting is named by words and dots; the address of a data set may hold an equals sign too.
 _CHANGE = re.compile(r"[\w.]+=")
+_OUT = Path("evaluation")
+# As in visurf.metrics, which the command line does not import to say its help.
+CONFIDENCES = ("model", "log_prob", "constant", "box_area")
+CONVENTIONS = ("gres", "lisa", "seg_zero", "visionreasoner", "visual_rft")
+# What one way to measure has no use for; it would be ignored.
+_BENCHMARK_ONLY = ("data", "split", "predictions", "frame", "exist_check", "confidence", "convention", "option")
+_MODEL_ONLY = ("recipe", "out", "limit", "override")
 # Where a benchmark has several splits and none was named: the one its papers report.
 _REPORTED = ("testmini", "val", "validation", "test", "testA")
 
@@ -30,19 +37,19 @@ def add(commands: Any) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
     parser.add_argument("jsonl", nargs="?", metavar="DATA.jsonl")
     parser.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe")
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder of records.jsonl and summary.json")
+    parser.add_argument("--out", type=Path, help="folder of records.jsonl and summary.json (default evaluation)")
     parser.add_argument("--benchmark", metavar="NAME", help="a data set in its original layout, see docs/datasets.md")
     parser.add_argument("--data", type=Path, metavar="PATH", help="where the benchmark lies")
     parser.add_argument("--split", help="default: the one its papers report")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="JSONL of id and completion, or COCO results")
     parser.add_argument("--records", type=Path, metavar="FILE", help="write one verdict per sample here")
-    parser.add_argument("--frame", default="pixel", help="of coordinates in predictions: pixel, 1000 or WxH (default pixel)")
-    parser.add_argument("--exist-check", default="none", help="detection: none, oracle, 'map FILE' or model (default none)")
-    parser.add_argument("--confidence", default="model", help="detection: where scores come from (default model)")
-    parser.add_argument("--convention", help="segmentation: add a published evaluation's numbers, such as gres or lisa")
+    parser.add_argument("--frame", help="of coordinates in predictions: pixel, 1000 or WxH (default pixel)")
+    parser.add_argument("--exist-check", help="detection: none, oracle, 'map FILE' or model (default none)")
+    parser.add_argument("--confidence", choices=CONFIDENCES, help="detection: where scores come from (default model)")
+    parser.add_argument("--convention", choices=CONVENTIONS, help="segmentation: add a published evaluation's numbers")
     parser.add_argument("--segment", metavar="NAME", help="turn boxes into masks: classical, or a SAM 2 checkpoint")
     parser.add_argument("--option", action="append", default=[], metavar="key=value", help="of the benchmark's loader")
-    parser.add_argument("--limit", type=int, default=0, help="a model answers only so many samples of a benchmark")
+    parser.add_argument("--limit", type=int, metavar="N", help="a model answers only so many samples, from the first (0 for all)")
     parser.add_argument("override", nargs="*", metavar="key=value")
     parser.set_defaults(run=_eval)
     add_mode(parser)
@@ -55,28 +62,50 @@ def _eval(options: argparse.Namespace) -> int:
         if value is not None and _CHANGE.match(value) and not Path(value).exists():
             options.override.insert(0, value)
             setattr(options, name, None)
+    if options.limit is not None and options.limit < 0:
+        raise ValueError(f"--limit takes 0 (all samples) or more, got {options.limit}")
     if options.benchmark:
         return _on_benchmark(options)
     if options.model is None or options.jsonl is None:
         raise ValueError(f"expected a model and a JSONL file, or a benchmark:\n{USAGE}")
+    _refuse(options, _BENCHMARK_ONLY, "only with --benchmark NAME")
     quiet_libraries()
     from visurf.config import load_config, merge, parse_overrides
     from visurf.terminal import Terminal
     from visurf.training import evaluate
+    from visurf.whole_files import finite_or_null
 
     # A path on the command line is relative to where the command is started, not to the recipe's data.root.
     data = str(Path(options.jsonl).absolute()) if Path(options.jsonl).exists() else options.jsonl
-    asked = {"model": {"path": options.model}, "data": {"validation": data}, "evaluation": {"limit": 0}}
+    asked = {"model": {"path": options.model}, "data": {"validation": data}, "evaluation": {"limit": options.limit or 0}}
     config = load_config(options.recipe, merge(asked, parse_overrides(options.override)))
+    out, kept = options.out or _OUT, {"records": options.records, "segment": _segment(options.segment)}
     with Terminal(0, options.mode) as terminal:
-        summary = evaluate(config, options.out, lambda done, total: terminal.count(done, total, "evaluating"))
+        summary = evaluate(config, out, lambda done, total: terminal.count(done, total, "evaluating"), **kept)
     if options.mode == "json":
-        print(json.dumps(summary))
+        print(json.dumps(finite_or_null(summary), allow_nan=False))
     else:
         for name, value in summary.items():
             print(f"{name:<14} {value:.4f}")
-        print(f"records in {options.out / 'records.jsonl'}")
+        print(f"records in {out / 'records.jsonl'}")
     return 0
+
+
+def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    """Name the options that were given and would be ignored."""
+    given = [n for n in names if getattr(options, n) not in (None, [])]
+    if given:
+        named = ", ".join("key=value" if n == "override" else f"--{n.replace('_', '-')}" for n in given)
+        raise ValueError(f"{named}: {why}:\n{USAGE}")
+
+
+def _segment(name: str | None) -> Any:
+    """What makes masks of answers, or None."""
+    if name is None:
+        return None
+    from visurf.segmenter import load_segmenter, union_mask
+
+    return union_mask(load_segmenter(name))
 
 
 def _on_benchmark(options: argparse.Namespace) -> int:
@@ -86,22 +115,27 @@ def _on_benchmark(options: argparse.Namespace) -> int:
 
     if options.data is None or (options.predictions is None) == (options.model is None):
         raise ValueError(f"a benchmark needs --data, and either a model or --predictions:\n{USAGE}")
+    if options.jsonl is not None:
+        raise ValueError(f"{options.jsonl}: a benchmark brings its own samples; leave out the file, or --benchmark:\n{USAGE}")
+    if options.predictions is not None:
+        _refuse(options, _MODEL_ONLY, "only with a model that answers; --records FILE writes the verdicts on predictions")
+    else:
+        _refuse(options, ("frame",), "only with --predictions; a model has a frame of its own")
     splits = get_benchmark(options.benchmark).splits
     split = options.split or next((s for s in _REPORTED if s in splits), splits[-1])
     common: dict[str, Any] = {
         "options": parse_overrides(options.option),
-        "exist_check": options.exist_check,
-        "confidence": options.confidence,
+        "exist_check": options.exist_check or "none",
+        "confidence": options.confidence or "model",
         "convention": options.convention,
+        "segment": _segment(options.segment),
     }
-    if options.segment:
-        from visurf.segmenter import load_segmenter
-
-        common["segment"] = load_segmenter(options.segment).segment
     if options.predictions is not None:
         from visurf.predictions import evaluate_predictions
 
-        found = evaluate_predictions(options.benchmark, options.data, split, options.predictions, frame=options.frame, **common)
+        found = evaluate_predictions(
+            options.benchmark, options.data, split, options.predictions, frame=options.frame or "pixel", **common
+        )
     else:
         quiet_libraries()
         from visurf.config import load_config, merge
@@ -114,7 +148,7 @@ def _on_benchmark(options: argparse.Namespace) -> int:
             def count(done: int, total: int) -> None:
                 terminal.count(done, total, "evaluating")
 
-            common |= {"out": options.out, "progress": count, "limit": options.limit}
+            common |= {"out": options.out or _OUT, "progress": count, "limit": options.limit or 0}
             found = evaluate_benchmark(config, options.benchmark, options.data, split, **common)
     if options.records is not None:
         write_records(options.records, found.records)
@@ -124,7 +158,7 @@ def _on_benchmark(options: argparse.Namespace) -> int:
 
 def _show(found: Evaluation, mode: str) -> None:
     if mode == "json":
-        print(json.dumps(found.to_dict()))
+        print(json.dumps(found.to_dict(), allow_nan=False))
         return
     print(f"{found.benchmark}, {found.split}: {len(found.records)} samples")
     for name, interval in found.summary.metrics.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ def add(commands: Any) -> None:
     init.add_argument("--images", type=Path, help="folder that image paths are relative to (default: the data's own)")
     init.add_argument("--model", default="Qwen/Qwen2.5-VL-3B-Instruct", help="folder or hub name of a checkpoint")
     init.add_argument("--out", type=Path, help="the recipe to write (default: beside the data)")
+    init.add_argument("--force", action="store_true", help="write over a recipe that is there")
     init.set_defaults(run=_init)
 
     recipes = commands.add_parser("recipes", description="list the recipes that ship with visurf, or print one")
@@ -86,8 +88,8 @@ def _init(options: argparse.Namespace) -> int:
     from visurf.recipe import write_recipe
 
     path = options.out or options.data.with_suffix(".yaml")
-    print(write_recipe(options.data, options.model, path, options.images))
-    print(f"\nwrote {path}; now: visurf train {path}")
+    print(write_recipe(options.data, options.model, path, options.images, force=options.force))
+    print(f"\nwrote {path}; now: {shlex.join(['visurf', 'train', str(path)])}")
     return 0
 
 

@@ -81,6 +81,7 @@ class DataConfig:
         box_format: Of boxes in the file.
         frame: What the file's coordinates are: pixels of the original image, 0-1000, or fractions.
         on_bad_sample: Stop at the first bad row, or skip it, counted and named; so too at a sample that goes bad during training.
+            In an evaluation such a sample is not left out: it counts as failed.
         workers: Threads that read and resize the next step's images while this one is trained; 0 reads them when needed.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from visurf.data import DataSet
 from visurf.doctor.findings import Section, many
+from visurf.tasks import Task
 from visurf.types import DataError, Detections, ImageRef, Masks, Objects, Points, Sample, Size, check_boxes
 
 Progress = Callable[[int, int], None]
@@ -22,7 +24,7 @@ def check_data(train: DataSet, validation: DataSet, on_bad: str, progress: Progr
     Args:
         train: Loaded with bad rows skipped, so that all of them are named.
         validation: Likewise, maybe empty.
-        on_bad: `data.on_bad_sample`: where it is `skip`, a bad row is a warning.
+        on_bad: `data.on_bad_sample`: where it is `skip`, a bad row or picture is a warning.
         progress: Called with (done, total) pictures.
     """
     section = Section("data", "Data")
@@ -38,11 +40,43 @@ def check_data(train: DataSet, validation: DataSet, on_bad: str, progress: Progr
     samples = [*train.samples, *validation.samples]
     empty = sum(not _boxes(s) for s in samples if isinstance(s.target, Objects | Detections))
     section.facts["without an object"] = empty
-    sizes = _open_all(section, samples, progress)
+    sizes = _open_all(section, samples, on_bad, progress)
     _check_targets(section, samples, sizes)
     _check_frame(section, samples, sizes)
     _check_names(section, train.samples, validation.samples)
     return section
+
+
+def check_question(section: Section, samples: Sequence[Sample], task: Task, template: str) -> None:
+    """Whether the prompt shows what the samples ask, where they ask different things.
+
+    Args:
+        section: Gets the finding.
+        samples: Of the train data.
+        task: Its prompts and slots.
+        template: `task.prompt` of the recipe.
+    """
+    questions = {sample.question for sample in samples}
+    if len(questions) < 2:
+        return
+
+    def shows(name: str) -> bool:
+        # Asked, not read: a slot of the task may depend on the question too.
+        asked = (dataclasses.replace(samples[0], question=question) for question in ("first", "second"))
+        return len({task.prompt(sample, name) for sample in asked}) > 1
+
+    try:
+        if shows(template):
+            return
+    except ValueError as error:
+        section.error(str(error), "mend task.prompt")
+        return
+    others = [f"task.prompt={name}" for name in task.prompts if shows(name)]
+    section.warn(
+        f"the prompt {template or task.default_prompt!r} of task {task.name!r} does not show the question, while samples ask "
+        f"{len(questions):,} different ones",
+        f"name the task that is meant (question_answering asks the row's question), or set {' or '.join(others)}",
+    )
 
 
 def _boxes(sample: Sample) -> Sequence[Sequence[float]]:
@@ -55,7 +89,7 @@ def _pictures(samples: Iterable[Sample]) -> dict[int | str, ImageRef]:
     return {i.name if not i.name.startswith("<") else id(i): i for s in samples for i in s.images}
 
 
-def _open_all(section: Section, samples: Sequence[Sample], progress: Progress | None) -> dict[int | str, Size]:
+def _open_all(section: Section, samples: Sequence[Sample], on_bad: str, progress: Progress | None) -> dict[int | str, Size]:
     """Decode every picture; their sizes after EXIF transposition."""
     pictures = _pictures(samples)
 
@@ -79,8 +113,12 @@ def _open_all(section: Section, samples: Sequence[Sample], progress: Progress | 
     if sizes:
         section.facts["largest picture"] = "{} x {}".format(*max(sizes.values(), key=lambda s: s[0] * s[1]))
     if problems:
-        remedy = "replace or leave out these pictures: training stops at the first of them"
-        section.error(f"pictures that cannot be opened: {len(problems):,}", remedy, problems)
+        message = f"pictures that cannot be opened: {len(problems):,}"
+        if on_bad == "skip":
+            remedy = "replace these pictures: training leaves them out, evaluations count them as failed"
+            section.warn(message, remedy, problems)
+        else:
+            section.error(message, "replace or leave out these pictures: training stops at the first of them", problems)
     return sizes
 
 

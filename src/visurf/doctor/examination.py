@@ -13,7 +13,7 @@ import torch
 from visurf.config import Config, ConfigError
 from visurf.data import DataSet, load_data
 from visurf.doctor.at_hand import AtHand, look
-from visurf.doctor.data import check_data
+from visurf.doctor.data import check_data, check_question
 from visurf.doctor.estimates import check_resources, machine_for
 from visurf.doctor.findings import Diagnosis, Section
 from visurf.doctor.labels import check_labels
@@ -107,6 +107,7 @@ def _examine(config: Config, task: Task, choices: Choices, done: Callable[..., N
         return
     validation, problem = _load(config, task, config.data.validation)
     section = check_data(train, validation or DataSet(()), config.data.on_bad_sample, progress)
+    check_question(section, train.samples, task, config.task.prompt)
     if validation is None and problem:
         section.error(f"data.validation: {problem}", "name a file that can be read, or leave data.validation out")
     done(section, _model_section(at_hand))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from visurf.mini import world
+from visurf.whole_files import read_rows
 
 _SCALE = 3
 _COLOURS = {"label": (20, 160, 60), "before": (230, 120, 20), "after": (40, 90, 230)}
@@ -36,7 +36,7 @@ def draw_sheet(before: Path, after: Path, paradigm: str, count: int, out: Path, 
         columns: Scenes a row.
         rows: Rows.
     """
-    pairs = [[json.loads(line) for line in path.read_text().splitlines()] for path in (before, after)]
+    pairs = [read_rows(path) for path in (before, after)]
     samples = world.referring_samples(world.SHIFTED, min(columns * rows, count), 9001)
     side = world.SIZE * _SCALE
     cell, tall, margin, top = side + 14, side + 64, 12, 58

@@ -10,7 +10,7 @@ from typing import Any
 from visurf.metrics.intervals import PairedComparison, bootstrap_statistic, paired_bootstrap
 from visurf.reporting.groups import LONGEST_TEXT, quality
 from visurf.reporting.page import embedded, render
-from visurf.reporting.reading import complete_lines, distinct_names, parsed
+from visurf.reporting.reading import distinct_names, parsed
 from visurf.reporting.report import LARGEST, picture_data
 from visurf.small_pictures import FOLDER, is_stored_name
 from visurf.tasks.detection import DETECTION
@@ -39,11 +39,16 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
         path: records.jsonl of an evaluation, or the folder that it lies in.
 
     Raises:
-        DataError: No records, a line that is none, or an id twice.
+        DataError: No such file, no records, a line that is none, or an id twice.
     """
     file = path / "records.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; expected records.jsonl of `visurf eval`, or the folder that it lies in")
     found: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(complete_lines(file), 1):
+    # An evaluation has ended: unlike a run's log, its last line is whole with or without a line feed.
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
         row = parsed(line)
         if row is None or not {"id", "text", "answer", "error", "measures"} <= row.keys():
             raise DataError(f"{file}:{number}: expected a record of `visurf eval` with id, text, answer, error and measures")

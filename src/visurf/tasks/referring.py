@@ -107,7 +107,12 @@ def with_segmenter(task: Task, segment: segmentation.Segment) -> Task:
     Args:
         task: One that answers with boxes and points: referring, reasoning_segmentation, anomaly or lesion.
         segment: (sample, answered objects) -> mask; only asked where something was answered.
+
+    Raises:
+        ValueError: The task's answers are not compared by what they cover.
     """
+    if not segmentation.compares_masks(task):
+        raise ValueError(f"segment: expected a task whose answers can become masks, got {task.name!r}; leave the segmenter out")
 
     def judge_masks(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
         # The task's own measures first: they may know more than the overlap.

@@ -11,7 +11,7 @@ import numpy as np
 
 from visurf.geometry import box_centre, box_iou, mask_box, mask_point, pairwise_iou, union_areas, union_boxes_mask
 from visurf.metrics.segmentation import Overlap, mask_overlap
-from visurf.tasks.task import Metric, Record
+from visurf.tasks.task import Metric, Record, Task
 from visurf.types import Answer, Masks, Objects, Sample
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def true_mask(sample: Sample) -> NDArray[np.uint8] | None:
         for mask in masks[1:]:
             union = np.where((union == 1) | (mask == 1), 1, np.maximum(union, mask)).astype(np.uint8)
         return union
-    known = sample.meta.get("mask")
-    return None if known is None else np.asarray(known, dtype=np.uint8)
+    return None if sample.known_mask is None else np.asarray(sample.known_mask, dtype=np.uint8)
 
 
 def _shared_pixels(sample: Sample, answer: Objects, segment: Segment | None) -> tuple[float, float]:
@@ -132,6 +131,11 @@ def measure(sample: Sample, answer: Answer | None, segment: Segment | None = Non
         "box_iou": float(best),
         "box_hit": hit if len(truth) == 1 else None,
     }
+
+
+def compares_masks(task: Task) -> bool:
+    """Whether a task's answers are compared by what they cover, as cIoU does; others have nothing for a segmenter to draw."""
+    return any(metric.measure == "intersection" for metric in task.metrics.values())
 
 
 def overlaps(records: Sequence[Record]) -> list[Overlap]:
