@@ -1,6 +1,8 @@
 """Studies: files, grids, choices, matching and packed results, without training."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import yaml
 
 from visurf.config import ConfigError, to_dict
 from visurf.metrics.intervals import paired_bootstrap
+from visurf.studies import collecting
 from visurf.studies.columns import pack, unpack
 from visurf.studies.costs import cost_per_step
 from visurf.studies.grid import choose, matched_steps, run_jobs, start_jobs, tuning_jobs
@@ -235,3 +238,19 @@ def test_frozen_settings_are_whole(tmp_path):
     study, base = read(tmp_path)
     config = run_jobs(study, base, {}, {})[0].config
     assert set(to_dict(config)) >= {"model", "data", "objective", "rollout", "seed"}
+
+
+def test_a_metric_that_could_not_be_averaged_stays_unknown(tmp_path):
+    (tmp_path / "held_out").mkdir()
+    (tmp_path / "held_out.yaml").write_text("task: {name: referring}\n")
+    (tmp_path / "held_out" / "summary.json").write_text('{"giou": 0.51234567, "n_acc": null}')
+    row = {"id": "a", "tokens": 3, "measures": {"thinking": 1.0, "giou": 0.5}}
+    (tmp_path / "held_out" / "records.jsonl").write_text(json.dumps(row) + "\n")
+    found = collecting._test(tmp_path / "held_out", ["giou"])
+    assert found["summary"] == {"giou": 0.512346, "n_acc": None}
+    job = SimpleNamespace(folder="job")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "tests").mkdir()
+    shutil.copytree(tmp_path / "held_out", tmp_path / "job" / "tests" / "validation")
+    assert collecting.score(job, tmp_path, "n_acc") is None
+    assert collecting.score(job, tmp_path, "giou") == 0.51234567

@@ -63,8 +63,8 @@ def score(job: Job, out: Path, metric: str) -> float | None:
     name = metric or task_of(folder).headline
     if name not in summary:
         raise ValueError(f"tuning.metric: the validation set has no {name!r}; it has {', '.join(summary)}")
-    value = float(summary[name])
-    return None if math.isnan(value) else value
+    value: float | None = summary[name]
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def task_of(test: Path) -> Task:
@@ -99,7 +99,7 @@ def _test(folder: Path, metrics: Sequence[str]) -> dict[str, Any] | None:
     columns = {name: packed for name in dict.fromkeys(names) if (packed := _column(task, name, records)) is not None}
     columns["thinking"] = {"value": pack([r["measures"]["thinking"] for r in records])}
     columns["tokens"] = {"value": pack([float(r["tokens"]) for r in records])}
-    found = {"summary": {k: _round(v) for k, v in summary.items()}, "prompts": digest, "columns": columns}
+    found = {"summary": {k: v if v is None else _round(v) for k, v in summary.items()}, "prompts": digest, "columns": columns}
     probed = _read(folder / "probe.json")
     if probed is not None:
         found["probe"] = {**probed["summary"], "pass_at": probed["pass_at"], "rollouts": probed["rollouts"]}
