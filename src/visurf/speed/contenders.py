@@ -27,7 +27,7 @@ from visurf.speed.naive import naive_generate, naive_logprobs
 from visurf.speed.shapes import SPECIAL, Shape, build_model, plain_copy
 from visurf.speed.workloads import TASK, Ends, Workload
 from visurf.tasks import RewardSettings
-from visurf.types import Completion, Group
+from visurf.types import Completion, Group, Sample
 
 _FIRST_WORD = len(SPECIAL) + 3  # token ids of plain words begin here, see `visurf.speed.shapes.build_tokenizer`
 # TRL's addend to the deviation, so that all sides have the same advantages.
@@ -60,18 +60,17 @@ class _ReplayedLoop(Loop):
     def draw(self, prompts: Sequence[Prompt], number: int, first: int, members: int) -> list[list[Rollout]]:
         """See `Loop.draw`."""
 
-        def ends(seed: int, step: int, name: str, member: int) -> Ends:
-            return _ends(prompt_of[name], member)
+        def ends(seed: int, step: int, sample: Sample, member: int) -> Ends:
+            return _ends(sample, member)
 
-        prompt_of = {p.sample.id: p for p in prompts}
-        with patch.object(loop_module, "stream", ends):
+        with patch.object(loop_module, "of_sample", ends):
             found = super().draw(prompts, number, first, members)
         check_lengths(prompts, [[r.token_ids for r in group] for group in found])
         return found
 
 
-def _ends(prompt: Prompt, member: int) -> Ends:
-    return Ends(prompt.sample.meta["lengths"][member], member)
+def _ends(sample: Sample, member: int) -> Ends:
+    return Ends(sample.meta["lengths"][member], member)
 
 
 def check_lengths(prompts: Sequence[Prompt], found: Sequence[Sequence[Sequence[int]]]) -> None:
@@ -138,7 +137,7 @@ class Visurf:
     def rollout(self, prompts: Sequence[Prompt], *, only_first: bool = False) -> list[list[Rollout]]:
         """Sample the workload's completions of encoded prompts, or `only_first` their first tokens."""
         members = self.workload.members
-        streams: Any = [[_ends(p, j) for j in range(members)] for p in prompts]
+        streams: Any = [[_ends(p.sample, j) for j in range(members)] for p in prompts]
         self.policy.eval()
         settings = Sampling(1 if only_first else self.workload.max_tokens)
         with autocast(self.config, self.device):
