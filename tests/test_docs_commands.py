@@ -111,6 +111,7 @@ PATH = {
         "visurf data convert csv",
         "visurf data convert coco",
         "visurf init train.jsonl",
+        "visurf check train.yaml",
         "visurf train train.yaml",
         "visurf eval runs/train/model",
         "visurf export runs/train --records",
