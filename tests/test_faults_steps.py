@@ -145,7 +145,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_with_a_diagnosis_and_nothi
 def test_weights_that_are_spoilt_are_named(tmp_path, monkeypatch):
     from visurf import training
 
-    prepare = training.prepare_model
+    prepare = training.load_stage
 
     def broken(*arguments):
         model, network = prepare(*arguments)
@@ -153,7 +153,7 @@ def test_weights_that_are_spoilt_are_named(tmp_path, monkeypatch):
             network.lm_head.weight[3] = float("nan")
         return model, network
 
-    monkeypatch.setattr(training, "prepare_model", broken)
+    monkeypatch.setattr(training, "load_stage", broken)
     with (
         pytest.warns(UserWarning, match="was skipped"),
         pytest.raises(NonFiniteError, match=r"1 parameters hold .*no step can mend"),

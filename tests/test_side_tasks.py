@@ -9,7 +9,7 @@ from visurf.data import load_data
 from visurf.geometry import Frame
 from visurf.mini.demo import RECIPE
 from visurf.mini.questions import KINDS, WORDS, parse
-from visurf.side_tasks import before_training, side_tasks
+from visurf.side_tasks import before_of, side_tasks
 from visurf.tasks import TASKS
 from visurf.training import train
 from visurf.types import DataError, ParseError, Text
@@ -79,7 +79,8 @@ def test_scores_before_during_and_after_also_when_a_run_goes_on(tmp_path):
     found = rows(whole)
     assert set(found[0]) == {"side/numbers/before", "side/same/before"}
     assert found[0]["side/numbers/before"] > 0.5
-    assert set(before_training(whole / "metrics.jsonl")) == {"numbers", "same"}
+    assert set(before_of(found[0])) == {"numbers", "same"}
+    assert before_of(found[1]) == {}
     assert not found[2]
     for row in (found[1], found[3]):
         assert row["side/numbers/drop"] == pytest.approx(found[0]["side/numbers/before"] - row["side/numbers"])

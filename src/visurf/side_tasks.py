@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from visurf import evaluation, parallel
@@ -79,18 +77,6 @@ def side_scores(tasks: Sequence[SideTask], config: Config, loop: Loop) -> dict[s
         everyone = parallel.rejoin(list[Mapping[str, Any]](mine))
         found[side.name] = side.scorer.task.values(everyone)[side.scorer.task.headline]
     return found
-
-
-def before_training(metrics: Path) -> dict[str, float]:
-    """The scores before the first step, as the first line of a run's metrics.jsonl has them; none where there is none."""
-    if not metrics.is_file():
-        return {}
-    with metrics.open(encoding="utf-8") as lines:
-        first = next(lines, "")
-    try:
-        return before_of(json.loads(first))
-    except ValueError:
-        return {}
 
 
 def before_of(row: Mapping[str, Any]) -> dict[str, float]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ import torch
 import yaml
 from torch import nn
 
-from visurf import accounting, checkpoint, evaluation, parallel
-from visurf.alarms import Watch, read_rows, watched
+from visurf import accounting, checkpoint, parallel
+from visurf.alarms import read_rows
 from visurf.config import Config, ConfigError, to_dict
 from visurf.continuing import check_same_run, in_first_order, remember_order
 from visurf.data import DataSet, load_data
@@ -25,11 +24,11 @@ from visurf.interruption import Interruption
 from visurf.judging import check_metric
 from visurf.loop import Loop
 from visurf.models import VisionLanguageModel, load_model
+from visurf.monitor import Monitor, Report
 from visurf.naming import look_up
 from visurf.nonfinite import NonFiniteError, diagnosis, incident_rows
 from visurf.placement import Placement
 from visurf.policy import Policy
-from visurf.precision import autocast
 from visurf.preparation import (
     is_sharded,
     load_stage,
@@ -41,18 +40,14 @@ from visurf.preparation import (
 )
 from visurf.provenance import note_invocation
 from visurf.recording import Recorder
-from visurf.rollout.local import Sampling, stream
+from visurf.rollout.local import stream
 from visurf.rollout.remote import connect
-from visurf.side_tasks import before_of, before_training, side_metrics, side_scores, side_tasks
 from visurf.stages import Stage, stages
 from visurf.tasks import TASKS, Task
 from visurf.tracking import Tracker
 from visurf.types import Sample
 from visurf.validation import evaluate as evaluate
 from visurf.whole_files import finite_or_null, write_rows, write_whole
-
-Report = Callable[[dict[str, Any]], None]
-_VALIDATION = "validation/"
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,19 @@ class Result:
     model: Path
     metrics: Mapping[str, Any]
     validation: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Underway:
+    """A stage that is being trained, and where its lines go."""
+
+    index: int
+    stage: Stage
+    network: Any
+    loop: Loop
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    tracker: Tracker | None
 
 
 class Run:
@@ -77,7 +85,6 @@ class Run:
         self.report = report if report is not None and self.rank == 0 else lambda event: None
         self.interruption = Interruption()
         self.last: dict[str, Any] = {}
-        self.scores: dict[str, float] = {}
         self.resumed, damaged = checkpoint.newest_intact(Path(config.out))
         for problem in damaged:
             warnings.warn(f"{problem}; going on from {self.resumed}", stacklevel=2)
@@ -103,7 +110,7 @@ class Run:
         self.train_data = load_data(config.data.train, config.data, self.task)
         empty = DataSet(())
         self.validation = load_data(config.data.validation, config.data, self.task) if config.data.validation else empty
-        self.side = side_tasks(config)
+        self.monitor = Monitor(config, self.task, self.validation.samples, self.stages[-1].end, self.report)
         found, metrics = self.resumed, self.out / "metrics.jsonl"
         if config.checkpoint.resume == "never" and (found is not None or (metrics.is_file() and metrics.stat().st_size)):
             raise ConfigError(f"{self.out} holds a run already; choose another out=, or checkpoint.resume=auto to go on")
@@ -114,19 +121,11 @@ class Run:
         self.progress, self.state = checkpoint.read(found) if found else (checkpoint.Progress(), {})
         self.saved = self.progress.step if found else -1
 
-        self.side_before = before_training(metrics) or before_of(self.progress.unmeasured or {}) if found else {}
-        self.watch = Watch(*watched(config))
         if found:
             rows = read_rows(metrics, self.progress.metrics_bytes)
-            self.watch.remember(rows)
-            self._remember_scores(rows)
-
-    def _remember_scores(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take up the last step's metrics and the last evaluation, for a run that has nothing left to train."""
-        for row in rows:
-            scores = {name.removeprefix(_VALIDATION): value for name, value in row.items() if name.startswith(_VALIDATION)}
-            self.scores = {name: math.nan if value is None else float(value) for name, value in scores.items()} or self.scores
-        self.last = {name: value for name, value in rows[-1].items() if name not in ("step", "stage", "paradigm")} if rows else {}
+            self.monitor.go_on(rows, self.progress.unmeasured)
+            # What the run returns where nothing is left to train.
+            self.last = {name: v for name, v in rows[-1].items() if name not in ("step", "stage", "paradigm")} if rows else {}
 
     def _check_alike(self) -> None:
         """Refuse processes that do not see the same run.
@@ -167,7 +166,7 @@ class Run:
         finally:
             if tracker is not None:
                 tracker.close()
-        return Result(self.out, self.out / "model", self.last, self.scores)
+        return Result(self.out, self.out / "model", self.last, self.monitor.scores)
 
     def _load(self, index: int, resumed: Path | None) -> tuple[VisionLanguageModel, nn.Module]:
         """The model at a stage's start, or at a checkpoint within it."""
@@ -193,72 +192,68 @@ class Run:
         loop = Loop(config, stage.paradigm, model, policy, scorer, reference, stage.first, placement, remote)
         loop.learner.budget.halvings, loop.rollout_budget.halvings = self.progress.halvings
         try:
-            self._steps(index, stage, network, loop, optimizer, schedule, tracker)
+            self._steps(_Underway(index, stage, network, loop, optimizer, schedule, tracker))
         finally:
             if remote is not None:
                 remote.close()
         return model, network, placement
 
-    def _steps(
-        self, index: int, stage: Stage, network: Any, loop: Loop, optimizer: Any, schedule: Any, tracker: Tracker | None
-    ) -> None:
+    def _steps(self, at: _Underway) -> None:
         """A stage's steps from where the run stands, with what comes after each."""
-        config, model = stage.config, loop.model
-        if self.side and self.progress.step == 0:
-            self.side_before = side_scores(self.side, config, loop)
+        stage, loop, index, config = at.stage, at.loop, at.index, at.stage.config
+        if self.progress.step == 0:
+            self.monitor.begin(loop)
         began = time.monotonic() - self.progress.seconds
         if self.progress.unmeasured is not None:
-            self._measure(stage, loop, dict(self.progress.unmeasured), network, optimizer, schedule, tracker)
+            self._measure(at, dict(self.progress.unmeasured))
             self.saved = -1  # the checkpoint says that this is still to be done
-            self._save(network, loop, optimizer, schedule, tracker)
+            self._save(at)
         for number in range(self.progress.step, stage.end):
             samples = self._samples(number)
             upcoming = self._samples(number + 1) if number + 1 < stage.end else []
-            model.read_ahead([*samples, *upcoming])
+            loop.model.read_ahead([*samples, *upcoming])
             # Dropout depends on seed, step and process alone.
             torch.manual_seed(int(stream(config.seed, "step", number, self.rank).integers(2**62)))
             try:
-                metrics = loop.step(samples, number, optimizer, schedule, upcoming)
+                metrics = loop.step(samples, number, at.optimizer, at.schedule, upcoming)
             except (Exception, KeyboardInterrupt) as error:
                 # Rewards come before the update; unless it began, the last step's state is whole: keep it.
                 if not loop.learner.updating and _known_to_all(error) and self.progress.step > 0:
-                    self._rescue(network, loop, optimizer, schedule, tracker)
+                    self._rescue(at)
                 raise
-            metrics["train/lr"] = float(schedule.get_last_lr()[0])
+            metrics["train/lr"] = float(at.schedule.get_last_lr()[0])
             if number == 0:
-                metrics |= {f"side/{name}/before": score for name, score in self.side_before.items()}
+                metrics |= self.monitor.first()
             self.progress.step, self.progress.stage = number + 1, index
             self.progress.seconds = time.monotonic() - began
             if self.progress.step == stage.end and index + 1 < len(self.stages):
                 # Before any checkpoint that says this stage is over: the next one starts from here.
-                self._export(model, network, loop.placement, self.out / "stages" / str(index + 1))
+                self._export(loop.model, at.network, loop.placement, self.out / "stages" / str(index + 1))
             loop.learner.updating = False
-            reason = self._incidents(loop, metrics, network)
-            self._show(loop, tracker)
-            self._measure(stage, loop, metrics, network, optimizer, schedule, tracker)
+            reason = self._incidents(loop, metrics, at.network)
+            self._show(at)
+            self._measure(at, metrics)
             every = config.checkpoint.every
             stop = any(parallel.gather([self.interruption.asked])) or bool(reason)
             step = self.progress.step
             if stop or (every and step in (self.progress.best_step, step - step % every)) or step == stage.end:
-                self._save(network, loop, optimizer, schedule, tracker)
+                self._save(at)
             if reason:
                 raise NonFiniteError(reason)
             if stop and self.progress.step < self.stages[-1].end:
                 raise KeyboardInterrupt
 
-    def _measure(self, stage: Stage, loop: Loop, metrics: dict[str, Any], *state: Any) -> None:
+    def _measure(self, at: _Underway, metrics: dict[str, Any]) -> None:
         """Evaluate where that is due, and write the step's line; where it fails it is made up for when the run goes on."""
-        network, optimizer, schedule, tracker = state
         self.progress.unmeasured = None
         try:
-            measured = self._validation(stage, loop)
-            measured |= self._watched(stage, loop, metrics | measured)
+            measured = self.monitor.measure(at.stage, at.loop, metrics, self.progress)
         except (Exception, KeyboardInterrupt) as error:
             if _known_to_all(error):
                 self.progress.unmeasured = finite_or_null(metrics)
-                self._rescue(network, loop, optimizer, schedule, tracker)
+                self._rescue(at)
             raise
-        self._log(stage, metrics | measured, tracker)
+        self._log(at, metrics | measured)
 
     def _samples(self, number: int) -> list[Sample]:
         """This process's share of a step's samples."""
@@ -307,77 +302,39 @@ class Run:
             if self.rank == 0:
                 write_rows(path, rows)
 
-    def _due(self, stage: Stage) -> bool:
-        """Whether this step is one of those after which the policy is measured."""
-        step, every = self.progress.step, stage.config.evaluation.every
-        return bool(every) and (step % every == 0 or step == self.stages[-1].end)
-
-    def _validation(self, stage: Stage, loop: Loop) -> dict[str, float]:
-        """Metrics of the validation samples where they are due."""
-        step, settings = self.progress.step, stage.config.evaluation
-        if not self._due(stage) or not self.validation.samples:
-            return {}
-        self.scores = self.evaluate(loop, self.validation.samples[: settings.limit or None])
-        score = self.scores.get(settings.metric or self.task.headline, math.nan)
-        if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
-            self.progress.best, self.progress.best_step = score, step
-        return {f"{_VALIDATION}{name}": value for name, value in self.scores.items()}
-
-    def _show(self, loop: Loop, tracker: Tracker | None) -> None:
+    def _show(self, at: _Underway) -> None:
+        loop = at.loop
         shown = self.recorder.rows(self.progress.step, loop.groups, loop.scorer, loop.controls)
         with parallel.agreed():
-            if tracker is not None:
-                tracker.rollouts(shown)
+            if at.tracker is not None:
+                at.tracker.rollouts(shown)
 
-    def _log(self, stage: Stage, metrics: dict[str, Any], tracker: Tracker | None) -> None:
+    def _log(self, at: _Underway, metrics: dict[str, Any]) -> None:
         step, self.last = self.progress.step, metrics
         with parallel.agreed():
-            if tracker is not None:
-                tracker.log(step, {"stage": self.progress.stage, "paradigm": stage.paradigm.name, **metrics})
-        self.report({"event": "step", "step": step, "steps": self.stages[-1].end, "metrics": metrics, "stage": stage})
+            if at.tracker is not None:
+                at.tracker.log(step, {"stage": self.progress.stage, "paradigm": at.stage.paradigm.name, **metrics})
+        self.report({"event": "step", "step": step, "steps": self.stages[-1].end, "metrics": metrics, "stage": at.stage})
 
-    def _watched(self, stage: Stage, loop: Loop, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """Side tasks where they are due, and alarms."""
-        step, due = self.progress.step, self._due(stage) or self.progress.step == self.stages[-1].end
-        found: dict[str, float] = {}
-        if due and self.side:
-            found |= side_metrics(side_scores(self.side, self.config, loop), self.side_before)
-        for alarm in self.watch.see(step, metrics) if self.config.evaluation.alarms else ():
-            found[f"alarm/{alarm.kind}"] = 1.0
-            self.report({"event": "alarm", "step": step, "kind": alarm.kind, "message": alarm.message})
-        return found
-
-    def evaluate(self, loop: Loop, samples: Sequence[Sample]) -> dict[str, float]:
-        """Greedy evaluation of the current policy; every process answers its share, all get the same numbers."""
-        settings, tokens = self.config.rollout, loop.rollout_budget.tokens
-        sampling = Sampling(settings.max_tokens, token_budget=tokens, cuda_graphs=settings.cuda_graphs)
-        with parallel.agreed(), autocast(self.config, loop.model.device), loop.placement.sampling():
-            mine = parallel.share(samples)
-            prompt, on_bad = self.config.task.prompt, self.config.data.on_bad_sample
-            found = list(evaluation.records(loop.model, loop.policy, mine, loop.scorer, prompt, sampling, on_bad=on_bad))
-        everybody = parallel.rejoin(list[Mapping[str, Any]](found))
-        if self.rank == 0:
-            evaluation.write_records(self.out / "validation.jsonl", everybody)
-        return evaluation.summarise(self.task, everybody)
-
-    def _save(self, network: Any, loop: Loop, optimizer: torch.optim.Optimizer, schedule: Any, tracker: Tracker | None) -> None:
+    def _save(self, at: _Underway) -> None:
         if self.progress.step == self.saved:
             return
-        if tracker is not None:
-            tracker.to_disk()
-            self.progress.metrics_bytes, self.progress.rollouts_bytes = tracker.positions
+        loop, network = at.loop, at.network
+        if at.tracker is not None:
+            at.tracker.to_disk()
+            self.progress.metrics_bytes, self.progress.rollouts_bytes = at.tracker.positions
         self.progress.halvings = loop.learner.budget.halvings, loop.rollout_budget.halvings
         weights = loop.placement.weights(network)
-        state = checkpoint.optimizer_state(loop.policy, optimizer)
+        state = checkpoint.optimizer_state(loop.policy, at.optimizer)
         shards = None if weights is None else state.pop("state")
-        whole = {"optimizer": state, "schedule": schedule.state_dict()}
+        whole = {"optimizer": state, "schedule": at.schedule.state_dict()}
         checkpoint.save(self.out, self.progress, network, whole, self.config.checkpoint.keep, weights=weights, shards=shards)
         self.saved = self.progress.step
 
-    def _rescue(self, *state: Any) -> None:
+    def _rescue(self, at: _Underway) -> None:
         """Save the last step's state while an error is on its way, which stays the one that is raised."""
         try:
-            self._save(*state)
+            self._save(at)
         except Exception as problem:  # noqa: BLE001 - said beside the error that is raised
             warnings.warn(f"the last step's state could not be saved: {problem}", stacklevel=2)
 
@@ -396,7 +353,7 @@ class Run:
         if self.rank == 0:
             lines = (self.out / "metrics.jsonl").read_text().splitlines()
             cost = {"processes": parallel.number(), **accounting.totals(map(json.loads, lines))}
-            scores = finite_or_null(self.scores)
+            scores = finite_or_null(self.monitor.scores)
             summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": scores, "cost": cost}
             write_whole(self.out / "summary.json", json.dumps(summary, indent=1))
         self.report({"event": "end", "out": self.out})
