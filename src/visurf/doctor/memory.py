@@ -23,7 +23,7 @@ SCORED, DRAWN = 4, 5
 # Prompt tokens that are run together before sampling: `visurf.rollout.local.PREFILL`.
 PREFILL = 16384
 # What libraries hold for themselves in host memory once a model runs.
-LIBRARIES = 32 * MIB
+LIBRARIES = 8 * MIB
 # Copies of weights in oneDNN's layout end here: `visurf.linear.PACKED_BYTES`.
 PACKED_BYTES = 4 << 30
 
