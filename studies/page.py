@@ -131,7 +131,8 @@ def study_table(name: str, columns: Sequence[tuple[str, str, str]], command: str
         if name not in found:
             return NOT_RUN.format(command)
         results = found[name]
-        lines = [cell_line(cell, "baseline", columns) for cell in start_cells(results["runs"]) if cell.runs]
+        starts = [cell for cell in start_cells(results["runs"]) if cell.runs]
+        lines = [cell_line(cell, ", ".join([*cell.axes.values(), "baseline"]), columns) for cell in starts]
         lines += [cell_line(cell, cell.label, columns) for cell in cells(results["runs"], "equal updates") if cell.runs]
         open_runs = sum(run["status"] != "done" for run in results["runs"])
         note = f"\n\n{open_runs} of {len(results['runs'])} runs are not there yet: `{command}`" if open_runs else ""
