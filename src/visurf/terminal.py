@@ -63,8 +63,9 @@ class Terminal:
         self.console = Console(stderr=True)
         self.mode = ("live" if self.console.is_terminal else "plain") if mode == "auto" else mode
         self.steps, self.every = steps, every
-        self.before = 0
-        self.done, self._shown, self._began = 0, 0.0, time.monotonic()
+        self.done, self._shown = 0, 0.0
+        # The first step of this process, in whose time models are loaded, says nothing of the others.
+        self._first: tuple[int, float] | None = None
         self._sticky: dict[str, Any] = {}
         columns = (
             TextColumn("{task.description}"),
@@ -95,6 +96,8 @@ class Terminal:
     def step(self, name: str, metrics: dict[str, Any]) -> None:
         """One more step is done."""
         self.done += 1
+        now = time.monotonic()
+        first, began = self._first = self._first or (self.done, now)
         self._sticky |= {k: v for k, v in metrics.items() if k.startswith("validation/")}
         line = one_line({**metrics, **self._sticky})
         if self.mode == "live":
@@ -102,16 +105,15 @@ class Terminal:
         elif self.mode == "json":
             sys.stdout.write(json.dumps(finite_or_null({"step": self.done, "name": name, **metrics}), allow_nan=False) + "\n")
             sys.stdout.flush()
-        elif self.mode == "plain":
-            now = time.monotonic()
-            if now - self._shown >= self.every or self.done == self.steps or self.done == 1:
-                self._shown = now
-                left = (now - self._began) / (self.done - self.before) * (self.steps - self.done)
-                self.say(f"{name}  {self.done}/{self.steps}  {line}  {remaining(left)}")
+        elif self.mode == "plain" and (now - self._shown >= self.every or self.done == self.steps or self.done == 1):
+            self._shown = now
+            known = self.done > first
+            left = remaining((now - began) / (self.done - first) * (self.steps - self.done)) if known else ""
+            self.say(f"{name}  {self.done}/{self.steps}  {line}  {left}".rstrip())
 
     def resume(self, done: int) -> None:
         """So many steps were done before this process; the time left goes by those of this one."""
-        self.done = self.before = done
+        self.done = done
 
     def count(self, done: int, total: int, name: str) -> None:
         """Something else than steps is counted."""
