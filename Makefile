@@ -121,7 +121,9 @@ test-vllm: install vllm-install
 soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/kill.py --json build/soak-kill.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/steps.py --json build/soak-steps.json
-	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/fuzz.py --cases 1000000 --state build/soak-fuzz.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "atheris>=3,<4" || echo "atheris is not to be had here: without it"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/fuzz.py --cases 1000000 --state build/soak-fuzz.json \
+	  $$($(BIN)/python -c "import atheris" 2>/dev/null && echo --atheris 600)
 
 # Known weaknesses of what is pinned. Needs a network; without one it fails, and does not call what it could not look up clean.
 audit: install
