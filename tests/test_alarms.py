@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from visurf.alarms import Watch, correlations, find_alarms, read_rows
+from visurf.alarms import Watch, correlations, find_alarms, read_metrics
 from visurf.cli import main
 from visurf.curves import rank_correlation, read_curve
 
@@ -111,8 +111,8 @@ def test_a_watch_raises_each_kind_once_and_goes_on_after_a_resume(tmp_path):
     assert heard == find_alarms(whole, "accuracy")
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in whole) + '{"step": 10')
-    assert read_rows(path) == whole
-    first = read_rows(path, length=len("".join(json.dumps(row) + "\n" for row in whole[:40])))
+    assert read_metrics(path) == whole
+    first = read_metrics(path, length=len("".join(json.dumps(row) + "\n" for row in whole[:40])))
     assert first == whole[:40]
     for cut in (10, 40):
         again, late = Watch("accuracy"), []

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmark_miniatures import dump, mask_file, picture
-from visurf.cli import WANTED, build_parser, environment, main
+from visurf.cli import WANTED, build_parser, environment, main, measuring
 from visurf.cli.measuring import CONFIDENCES, CONVENTIONS
 from visurf.metrics.detection import CONFIDENCE_SOURCES
 from visurf.metrics.segmentation import SEGMENTATION_CONVENTIONS
@@ -363,3 +363,11 @@ def test_output_that_nobody_reads_to_its_end_is_no_error():
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_choices_of_the_help_are_those_of_the_metrics():
+    from visurf.metrics.detection import CONFIDENCE_SOURCES
+    from visurf.metrics.segmentation import SEGMENTATION_CONVENTIONS
+
+    assert set(measuring.CONFIDENCES) == set(CONFIDENCE_SOURCES)
+    assert set(measuring.CONVENTIONS) == set(SEGMENTATION_CONVENTIONS)

@@ -172,7 +172,6 @@ def test_what_a_step_costs_is_measured_in_a_process_of_its_own():
     assert not [name for name in names if "then" in name], "lists of stages cost what their stages cost"
     found = costs.in_child("sft", costs.WARM + 1)
     assert found["sampled"] == pytest.approx(0)
-    assert found["rollout"] < 0.01 * found["seconds"]
     assert min(found[name] for name in ("seconds", "training", "trained", "flops", "mib")) > 0
     with pytest.raises(RuntimeError, match="measuring absent failed"):
         costs.in_child("absent", 3)

@@ -109,6 +109,10 @@ def test_a_step_of_a_run_is_exported_as_it_was(tmp_path, capsys, rank):
         export_run(run, step="last")
     with pytest.raises(ValueError, match="or a --step"):
         export_run(run)
+    (tmp_path / "none.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"expected records\.jsonl"):
+        export_run(run, tmp_path / "other", step=2, records=[tmp_path / "none.jsonl"])
+    assert not (tmp_path / ".partial-other").exists(), "a model was written before its card could be"
     weights = run / "checkpoints" / "step-000001" / "model" / ("adapter_model.safetensors" if rank else "model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-9] + b"damaged!!")
     with pytest.raises(ValueError, match=r"step-000001 is damaged: model/.*safetensors is not what was written"):

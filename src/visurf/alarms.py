@@ -194,7 +194,7 @@ def watched(config: Config) -> tuple[str, list[str]]:
     return config.evaluation.metric or task.headline, [name for name, part in parts.items() if part.about != "accuracy"]
 
 
-def read_rows(path: Path, length: int | None = None) -> list[dict[str, Any]]:
+def read_metrics(path: Path, length: int | None = None) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl, or of its first `length` bytes; none where there is no file. A line cut off ends them."""
     if not path.is_file():
         return []

@@ -34,17 +34,17 @@ def export_run(
     out = out or run / (f"export-step-{number:06d}" if number else "export")
     if out.exists() and not ((out / "README.md").is_file() and (out / "config.yaml").is_file()):
         raise ValueError(f"{out} exists and is no earlier export; choose another --out")
+    source = run / ("adapter" if adapter else "model")
+    if not number and not source.is_dir():
+        raise ValueError(f"{run}: there is no {source.name} folder; {_NO_ADAPTERS if adapter else 'train the run to its end'}")
+    # Before gigabytes are written: a file of records may be none.
+    card = write_card(run, adapter=adapter, records=records, reached=_reached(run, number) if number else None)
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)
     if number:
-        reached = _write_step(run, number, partial, adapter=adapter)
+        _write_step(run, number, partial, adapter=adapter)
     else:
-        reached = None
-        source = run / ("adapter" if adapter else "model")
-        if not source.is_dir():
-            raise ValueError(f"{run}: there is no {source.name} folder; {_NO_ADAPTERS if adapter else 'train the run to its end'}")
         shutil.copytree(source, partial)
-    card = write_card(run, adapter=adapter, records=records, reached=reached)
     shutil.copy(run / "config.yaml", partial / "config.yaml")
     # peft writes an empty card of its own.
     (partial / "README.md").write_text(card, encoding="utf-8")
@@ -73,10 +73,21 @@ def _step_of(run: Path, step: int | str) -> int:
     return number
 
 
-def _write_step(run: Path, number: int, folder: Path, *, adapter: bool) -> dict[str, Any]:
-    """Write the model that a checkpoint holds; returns what the run had come to then, as summary.json would say it."""
+def _reached(run: Path, number: int) -> dict[str, Any]:
+    """What a run had come to at a checkpoint, as summary.json would say it."""
     from visurf import checkpoint
-    from visurf.alarms import read_rows
+    from visurf.alarms import read_metrics
+
+    progress = checkpoint.read_progress(checkpoint.folder_of(run, number))
+    rows = read_metrics(run / "metrics.jsonl", progress.metrics_bytes)
+    last = rows[-1] if rows and rows[-1]["step"] == number else {}
+    scores = {name.removeprefix("validation/"): value for name, value in last.items() if name.startswith("validation/")}
+    return {"steps": number, "seconds": progress.seconds, "validation": scores, "cost": accounting.totals(rows)}
+
+
+def _write_step(run: Path, number: int, folder: Path, *, adapter: bool) -> None:
+    """Write the model that a checkpoint holds."""
+    from visurf import checkpoint
     from visurf.config import load_config
     from visurf.exporting import export
     from visurf.preparation import load_stage, start_of
@@ -96,10 +107,6 @@ def _write_step(run: Path, number: int, folder: Path, *, adapter: bool) -> dict[
         save.save_pretrained(folder)
     else:
         export(model, network, folder)
-    rows = read_rows(run / "metrics.jsonl", progress.metrics_bytes)
-    last = rows[-1] if rows and rows[-1]["step"] == number else {}
-    scores = {name.removeprefix("validation/"): value for name, value in last.items() if name.startswith("validation/")}
-    return {"steps": number, "seconds": progress.seconds, "validation": scores, "cost": accounting.totals(rows)}
 
 
 def push(folder: Path, name: str) -> str:

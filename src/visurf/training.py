@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 from visurf import accounting, checkpoint, parallel
-from visurf.alarms import read_rows
+from visurf.alarms import read_metrics
 from visurf.config import Config, ConfigError, to_dict
 from visurf.continuing import check_same_run, in_first_order, remember_order
 from visurf.data import DataSet, load_data
@@ -122,7 +122,7 @@ class Run:
         self.saved = self.progress.step if found else -1
 
         if found:
-            rows = read_rows(metrics, self.progress.metrics_bytes)
+            rows = read_metrics(metrics, self.progress.metrics_bytes)
             self.monitor.go_on(rows, self.progress.unmeasured)
             # What the run returns where nothing is left to train.
             self.last = {name: v for name, v in rows[-1].items() if name not in ("step", "stage", "paradigm")} if rows else {}
@@ -351,8 +351,7 @@ class Run:
             if self.rank == 0:
                 network.save_pretrained(self.out / "adapter", state_dict=weights)
         if self.rank == 0:
-            lines = (self.out / "metrics.jsonl").read_text().splitlines()
-            cost = {"processes": parallel.number(), **accounting.totals(map(json.loads, lines))}
+            cost = {"processes": parallel.number(), **accounting.totals(read_metrics(self.out / "metrics.jsonl"))}
             scores = finite_or_null(self.monitor.scores)
             summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": scores, "cost": cost}
             write_whole(self.out / "summary.json", json.dumps(summary, indent=1))

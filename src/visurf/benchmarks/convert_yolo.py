@@ -54,8 +54,9 @@ def from_yolo(
             missing = [number for number in range(len(names)) if not boxes[number]]
             if absent is not None and absent < len(missing):
                 missing = random.Random(f"{seed}/{relative.as_posix()}").sample(missing, absent)
+            asked_for = {number for number in range(len(names)) if boxes[number]}.union(missing)
             for number, name in enumerate(names):
-                if boxes[number] or number in missing:
+                if number in asked_for:
                     target = {"boxes": [rounded(box) for box in boxes[number]]} if boxes[number] else []
                     asked = question.replace("{category}", name)
                     identity = f"{identities[relative]}_{number}"

@@ -92,12 +92,12 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _alarms(options: argparse.Namespace) -> int:
-    from visurf.alarms import correlations, find_alarms, read_rows, watched
+    from visurf.alarms import correlations, find_alarms, read_metrics, watched
     from visurf.config import load_config
     from visurf.curves import read_curve
 
     folder = options.run_folder if options.run_folder.is_dir() else options.run_folder.parent
-    rows = read_rows(folder / "metrics.jsonl" if options.run_folder.is_dir() else options.run_folder)
+    rows = read_metrics(folder / "metrics.jsonl" if options.run_folder.is_dir() else options.run_folder)
     if not rows:
         raise ValueError(f"{options.run_folder}: no metrics.jsonl with steps; name the folder of a run")
     recipe = folder / "config.yaml"

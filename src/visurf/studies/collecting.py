@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visurf.alarms import correlations, find_alarms, read_rows, watched
+from visurf.alarms import correlations, find_alarms, read_metrics, watched
 from visurf.config import load_config
 from visurf.naming import look_up
 from visurf.studies.columns import pack
 from visurf.studies.costs import run_costs
 from visurf.studies.grid import Job
 from visurf.tasks import TASKS, Task
+from visurf.whole_files import read_rows
 
 # A curve of a run is thinned to so many points.
 _POINTS = 40
@@ -43,7 +44,7 @@ def collect(job: Job, out: Path, metrics: Sequence[str]) -> dict[str, Any]:
     if job.error:
         return found
     if job.role != "start":
-        rows = read_rows(folder / "train" / "metrics.jsonl")
+        rows = read_metrics(folder / "train" / "metrics.jsonl")
         config = load_config(folder / "run.yaml") if (folder / "run.yaml").exists() else job.config
         if rows:
             found |= {"steps": len(rows), "costs": run_costs(rows, config), "curves": curves(rows)}
@@ -92,7 +93,7 @@ def _test(folder: Path, metrics: Sequence[str]) -> dict[str, Any] | None:
     summary = _read(folder / "summary.json")
     if summary is None:
         return None
-    records = [json.loads(line) for line in (folder / "records.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    records = read_rows(folder / "records.jsonl")
     task = task_of(folder)
     names = [name for name in (*metrics, task.headline) if name in task.metrics]
     digest = hashlib.blake2b("\n".join(r["id"] for r in records).encode(), digest_size=8).hexdigest()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from visurf.alarms import read_rows
+from visurf.alarms import read_metrics
 from visurf.config import ConfigError, to_dict
 from visurf.naming import look_up
 from visurf.stages import stages
@@ -150,7 +150,7 @@ def _match(progress: Progress, chosen: Mapping[tuple[str, ...], Mapping[str, Any
     for job in jobs:
         source = _cost_source(progress, job)
         if source is not None:
-            found = cost_per_step(read_rows(progress.out / source.folder / "train" / "metrics.jsonl"), source.config)
+            found = cost_per_step(read_metrics(progress.out / source.folder / "train" / "metrics.jsonl"), source.config)
             per_step[unseeded(job.axes)] = found
     for matching in progress.study.matching:
         steps, missing = matched_steps(progress.study, matching, jobs, per_step)
