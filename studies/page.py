@@ -71,24 +71,24 @@ def common_seeds(found: Results, names: Sequence[str]) -> list[str]:
     return sorted(set.intersection(*sets), key=int) if sets else []
 
 
-def main_table(folder: str) -> Callable[[Results], str]:
-    """The table of all columns, over the seeds of which all columns are there."""
+def main_table(folder: str, paradigms: Sequence[str] = PARADIGMS) -> Callable[[Results], str]:
+    """The table of all columns, ViSurf last, over the seeds of which all columns are there."""
 
     def write(found: Results) -> str:
         own = {study: found.get(f"{folder}-{study}") for _, study, _, _ in COLUMNS}
         there = {study: results for study, results in own.items() if results is not None}
-        seeds = common_seeds(there, PARADIGMS) if len(there) == len(own) else []
-        return averages(there, seeds) if seeds else NOT_RUN.format(f"python studies/run.py studies/{folder}/*.yaml")
+        seeds = common_seeds(there, paradigms) if len(there) == len(own) else []
+        return averages(there, seeds, paradigms) if seeds else NOT_RUN.format(f"python studies/run.py studies/{folder}/*.yaml")
 
     return write
 
 
-def averages(own: Results, seeds: Sequence[str]) -> str:
+def averages(own: Results, seeds: Sequence[str], paradigms: Sequence[str]) -> str:
     """Every column and their average by paradigm, over some seeds, and ViSurf's lead."""
     base = [value(runs_of(own[s], "baseline")[""], t, m) for _, s, t, m in COLUMNS]
     lines = [["baseline", *(f"{100 * v:.1f}" for v in base), f"{100 * np.mean(base):.1f}", "-"]]
     means: dict[str, list[float]] = {}
-    for name in PARADIGMS:
+    for name in paradigms:
         grid = [[value(runs_of(own[s], name)[seed], t, m) for _, s, t, m in COLUMNS] for seed in seeds]
         average = [float(np.mean(row)) for row in grid]
         means[name] = average
@@ -97,7 +97,7 @@ def averages(own: Results, seeds: Sequence[str]) -> str:
         lines.append([name, *columns, spread(average), f"{gain:+.0f} %"])
     table = markdown(["", *(c[0] for c in COLUMNS), "average", "gain over baseline"], lines)
     said = [f"Means ± standard deviation over {len(seeds)} seed(s) ({', '.join(seeds)}), percent."]
-    for name in PARADIGMS[:-1]:
+    for name in paradigms[:-1]:
         said.append(f"Average of ViSurf less that of {name}, seed by seed: {difference(means['visurf'], means[name])}.")
     return table + "\n\n" + " ".join(said)
 
@@ -141,24 +141,31 @@ def study_table(name: str, columns: Sequence[tuple[str, str, str]], command: str
     return write
 
 
+TUNED = ("tuning-nonobject", "tuning-reasoning", "tuning-rivals_nonobject", "tuning-rivals_reasoning")
+
+
 def tuning_rows(found: Results) -> list[list[str]]:
-    """For every paradigm its validation gIoU on both tasks at every learning rate and, last, the rate with the best mean."""
+    """For every paradigm its validation gIoU on both tasks at every learning rate and, last, the rate with the best mean.
+
+    A rate of which a task is not there (not run yet, or its run failed) is not chosen.
+    """
     seen: dict[str, dict[str, list[float]]] = {}
-    for name in ("tuning-nonobject", "tuning-reasoning"):
-        for run in found[name]["runs"]:
+    for name in TUNED:
+        for run in found[name]["runs"] if name in found else ():
             if run["role"] == "run" and run["status"] == "done":
                 rates = seen.setdefault(run["axes"]["paradigm"], {})
                 rates.setdefault(run["axes"]["optimizer.lr"], []).append(value(run, "validation", "giou"))
     lines = []
     for paradigm, row in seen.items():
-        best = max(row, key=lambda rate: float(np.mean(row[rate])))
+        whole = {rate: values for rate, values in row.items() if len(values) == 2}
+        best = max(whole, key=lambda rate: float(np.mean(whole[rate])), default="-")
         lines.append([paradigm, *(" / ".join(f"{100 * v:.1f}" for v in values) for values in row.values()), best])
     return lines
 
 
 def tuning(found: Results) -> str:
     """The table of `tuning_rows`."""
-    if any(name not in found for name in ("tuning-nonobject", "tuning-reasoning")):
+    if any(name not in found for name in TUNED[:2]):
         return NOT_RUN.format("python studies/run.py studies/tuning/*.yaml")
     rates = [str(rate) for rate in found["tuning-nonobject"]["study"]["axes"]["optimizer.lr"]]
     return markdown(["validation gIoU (non-object / reasoning)", *rates, "chosen"], tuning_rows(found))
@@ -278,6 +285,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "tuning": tuning,
     "table1": main_table("table1"),
     "table2": main_table("table2"),
+    "equal_compute": main_table("equal_compute", ("sft", "sft_then_rlvr", "visurf")),
     "table1-nonobject": study_table("table1-nonobject", _NONOBJECT, _RUN.format("table1/nonobject")),
     "table1-reasoning": study_table("table1-reasoning", _REASONING, _RUN.format("table1/reasoning")),
     "ablation-nonobject": study_table("ablation-nonobject", _NONOBJECT, _RUN.format("ablation/nonobject")),
