@@ -132,7 +132,7 @@ TUNING = {"grid": {"optimizer.lr": [1e-5]}, "validation": "world:shifted?count=4
         ({"tests": {"a": "world:shfted"}}, "tests.a: world:shfted: no world 'shfted'; did you mean 'shifted'"),
         ({"tests": {"a": "world:shifted?cuont=5"}}, r"tests.a: world:shifted\?cuont=5: expected world"),
         ({"tests": {"a": "world:shifted?count=five"}}, "tests.a: .*count: expected a whole number, got 'five'"),
-        ({"tests": {"a": "world:counting"}}, "tests.a: world:counting: asks what the tasks counting, mathematics answer, not 'referring'"),
+        ({"tests": {"a": "world:counting"}}, r"tests.a: world:counting: asks what the tasks .* answer, not 'referring'"),
         ({"tests": {"a": "benchmark:refcocoo?root=.&split=val"}}, "tests.a: unknown benchmark 'refcocoo'"),
         ({"tests": {"a": "benchmark:refcoco?root=nowhere&split=val"}}, "tests.a: .*no such folder nowhere"),
         ({"tests": {"a": "benchmark:refcoco?root=."}}, "tests.a: .*missing 'split'"),
