@@ -32,7 +32,7 @@ def collect(job: Job, out: Path, metrics: Sequence[str]) -> dict[str, Any]:
         metrics: Whose per-prompt measures are kept; none for the headline of each test's task.
     """
     folder = out / job.folder
-    status = {"status": "failed", "stage": "tuning", "error": job.error} if job.error else _read(folder / "status.json")
+    status = {"status": "failed", "stage": job.stage, "error": job.error} if job.error else _read(folder / "status.json")
     found: dict[str, Any] = {
         "role": job.role,
         "name": job.name,
@@ -70,7 +70,7 @@ def score(job: Job, out: Path, metric: str) -> float | None:
 
 def task_of(test: Path) -> Task:
     """The task of a measured test, by the recipe beside it."""
-    return look_up(load_config(test.with_suffix(".yaml")).task.name, TASKS, "task")
+    return look_up(load_config(test.with_name(f"{test.name}.yaml")).task.name, TASKS, "task")
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
