@@ -133,7 +133,8 @@ def study_table(name: str, columns: Sequence[tuple[str, str, str]], command: str
         results = found[name]
         starts = [cell for cell in start_cells(results["runs"]) if cell.runs]
         lines = [cell_line(cell, ", ".join([*cell.axes.values(), "baseline"]), columns) for cell in starts]
-        lines += [cell_line(cell, cell.label, columns) for cell in cells(results["runs"], "equal updates") if cell.runs]
+        matching = results["study"]["matching"][0]["name"]
+        lines += [cell_line(cell, cell.label, columns) for cell in cells(results["runs"], matching) if cell.runs]
         open_runs = sum(run["status"] != "done" for run in results["runs"])
         note = f"\n\n{open_runs} of {len(results['runs'])} runs are not there yet: `{command}`" if open_runs else ""
         return markdown(["", "runs", *(title for title, _, _ in columns)], lines) + note
