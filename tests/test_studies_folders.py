@@ -9,10 +9,10 @@ import yaml
 
 from visurf.cli import main
 from visurf.config import ConfigError
+from visurf.locking import locked
 from visurf.studies import running
 from visurf.studies.collecting import task_of
 from visurf.studies.grid import run_jobs, start_jobs
-from visurf.studies.locking import locked
 from visurf.studies.plan import base_values, read_study
 from visurf.studies.running import Workers, freeze
 from visurf.studies.study import plan
@@ -98,8 +98,8 @@ def test_tests_may_have_dots_in_their_names(tmp_path):
 
 def test_one_study_at_a_time_works_in_a_folder(tmp_path, capsys):
     out = tmp_path / "out"
-    with locked(out) as lock:
-        with pytest.raises(ConfigError, match=r"the study of process \d+, or a training"), locked(out):
+    with locked(out, "a study", "--out") as lock:
+        with pytest.raises(ConfigError, match=r"a study \(process \d+\) is at work"), locked(out, "a study", "--out"):
             pass
         assert main(["study", str(study_file(tmp_path)), "--out", str(out)]) == 2
         assert "is at work in this folder" in capsys.readouterr().err
@@ -110,11 +110,11 @@ def test_one_study_at_a_time_works_in_a_folder(tmp_path, capsys):
         assert (code, said) == (0, "")
         orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
     try:
-        with pytest.raises(ConfigError, match="is at work in this folder"), locked(out):
+        with pytest.raises(ConfigError, match="is at work in this folder"), locked(out, "a study", "--out"):
             pass
     finally:
         orphan.communicate(b"\n")
-    with locked(out):
+    with locked(out, "a study", "--out"):
         pass
 
 

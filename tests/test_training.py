@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from visurf.config import load_config
+from visurf.config import ConfigError, load_config
 from visurf.groups import with_advantages
 from visurf.mini.demo import RECIPE
 from visurf.models.random_checkpoint import write_checkpoint
@@ -78,6 +78,22 @@ def test_a_run_leaves_everything_it_promises(uninterrupted):
     assert sum(m["advantage"] for m in group["members"]) == pytest.approx(0, abs=1e-9)
 
 
+def test_another_run_in_the_same_folder_is_kept_out_and_one_that_failed_leaves_it_free(tmp_path):
+    out, heard = tmp_path / "run", []
+
+    def intrude(event):
+        if event["event"] == "step" and not heard:
+            heard.append(event["step"])
+            with pytest.raises(ConfigError, match=r"another run \(process \d+\) is at work in this folder.*another out="):
+                train(small(out, steps=2))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small(out, steps=2), intrude)
+    assert train(small(out, steps=2)).metrics
+    assert heard == [1]
+
+
 def test_the_final_model_loads_in_plain_transformers(uninterrupted):
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -90,7 +106,6 @@ def test_the_final_model_loads_in_plain_transformers(uninterrupted):
 
 @pytest.mark.parametrize("change", [{"paradigm": "rlvr"}, {"optimizer": {"lr": 0.5}}, {"data": {"train": "world:clean?count=40"}}])
 def test_a_run_is_not_gone_on_with_other_settings(uninterrupted, change):
-    from visurf.config import ConfigError
 
     with pytest.raises(ConfigError, match=rf"holds a run with {next(iter(change))}[.\w]*: .*choose another out="):
         train(small(uninterrupted, **change))

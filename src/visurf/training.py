@@ -6,6 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from visurf.data import DataSet, load_data
 from visurf.exporting import export
 from visurf.interruption import Interruption
 from visurf.judging import check_metric
+from visurf.locking import locked
 from visurf.loop import Loop
 from visurf.models import VisionLanguageModel, load_model
 from visurf.monitor import Monitor, Report
@@ -381,11 +383,16 @@ def train(config: Config, report: Report | None = None) -> Result:
         report: Called with an event (a dict) at the start, after every step and at the end.
 
     Raises:
-        ConfigError: The configuration cannot work.
+        ConfigError: The configuration cannot work, or another run is at work in its folder.
         DataError: A bad sample; the same holds.
         RewardError: A reward failed; the state of the last step is saved before.
         NonFiniteError: Too many steps in a row had to be skipped; the same holds.
         MemoryShortage: The smallest piece of a step does not fit; the same holds, unless the weights were being changed.
         CheckpointError: A checkpoint could not be written, or none is intact.
     """
-    return Run(config, report).run()
+    run = Run(config, report)
+    with ExitStack() as held:
+        with parallel.agreed():
+            if run.rank == 0:
+                held.enter_context(locked(run.out, "another run", "out="))
+        return run.run()

@@ -10,6 +10,7 @@ from typing import Any
 
 from visurf.alarms import read_metrics
 from visurf.config import ConfigError, to_dict
+from visurf.locking import locked
 from visurf.studies.analysis import comparisons
 from visurf.studies.checks import check_jobs
 from visurf.studies.collecting import collect, score
@@ -24,7 +25,6 @@ from visurf.studies.grid import (
     tuning_jobs,
     unseeded,
 )
-from visurf.studies.locking import locked
 from visurf.studies.matching import keep_steps, matched_steps, named, settings_of_a_step
 from visurf.studies.page import write_page
 from visurf.studies.plan import Study, base_values, read_study
@@ -127,7 +127,7 @@ def run_study(path: Path, out: Path, workers: Workers, say: Say, tune_only: bool
         ConfigError: The file cannot work, the folder holds runs with other settings, or another study is at work in it.
     """
     study, base, tuned, _, _ = plan(path)
-    with locked(out) as lock:
+    with locked(out, "a study, or a training that it left behind,", "--out") as lock:
         progress = Progress(study, base, out, replace(workers, lock=lock), say, tuned=tuned)
         chosen = _tune(progress)
         if tune_only:

@@ -1,4 +1,4 @@
-"""One study at a time in a folder, counting trainings that outlive their study."""
+"""One run or one study at a time in a folder, counting trainings that outlive their study."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from visurf.config import ConfigError
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int | None]:
-    """Keep other studies out of a folder.
+def locked(folder: Path, what: str, option: str) -> Iterator[int | None]:
+    """Keep others out of a folder.
 
     The lock belongs to the open file, not to this process: processes that inherit the descriptor hold it until the last of them
     has ended, however that was. Where the system or the file system has no such locks nothing is kept out.
 
     Args:
-        folder: The study's; it is made.
+        folder: Of the run or study; it is made.
+        what: What is at work there then, for the message to those kept out.
+        option: Which option names another folder.
 
     Yields:
         The file's descriptor, or None without locks.
 
     Raises:
-        ConfigError: Another study, or a training that it left behind, is at work in the folder.
+        ConfigError: Somebody is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -39,8 +41,8 @@ def locked(folder: Path) -> Iterator[int | None]:
         except BlockingIOError as error:
             file.seek(0)
             raise ConfigError(
-                f"{folder}: the study of process {file.read().strip()}, or a training that it left behind, is at work in this "
-                "folder; wait for it, end it, or choose another --out"
+                f"{folder}: {what} (process {file.read().strip()}) is at work in this folder; wait for it, end it, or choose "
+                f"another {option}"
             ) from error
         except OSError:
             held = None
