@@ -223,6 +223,7 @@ def write_results(results: Mapping[str, Any], out: Path, say: Say) -> None:
         "comparisons": comparison_rows(found),
         "gains": gain_table(results),
     }
+    tables = {name: table for name, table in tables.items() if table}
     for name, table in tables.items():
         write_csv(out / f"{name}.csv", table)
     try:
