@@ -133,7 +133,8 @@ def study_table(name: str, columns: Sequence[tuple[str, str, str]], command: str
         results = found[name]
         starts = [cell for cell in start_cells(results["runs"]) if cell.runs]
         lines = [cell_line(cell, ", ".join([*cell.axes.values(), "baseline"]), columns) for cell in starts]
-        lines += [cell_line(cell, cell.label, columns) for cell in cells(results["runs"], "equal updates") if cell.runs]
+        matching = results["study"]["matching"][0]["name"]
+        lines += [cell_line(cell, cell.label, columns) for cell in cells(results["runs"], matching) if cell.runs]
         open_runs = sum(run["status"] != "done" for run in results["runs"])
         note = f"\n\n{open_runs} of {len(results['runs'])} runs are not there yet: `{command}`" if open_runs else ""
         return markdown(["", "runs", *(title for title, _, _ in columns)], lines) + note
@@ -190,29 +191,41 @@ HEADLINES = {study: (test, metric) for _, study, test, metric in reversed(COLUMN
 
 
 def rewards_and_accuracy(found: Results) -> str:
-    """Whether reward rose and held-out accuracy with it, over all reinforced runs of the main table."""
+    """How reward and accuracy changed over the same steps of the reinforced runs of the main table."""
     from visurf.curves import rank_correlation
 
     lines = []
     for name in ("rlvr", "sft_then_rlvr", "visurf"):
-        rises, gains = [], []
+        tasks: list[list[tuple[float, float]]] = []
         for study, (test, metric) in HEADLINES.items():
             results = found.get(f"table1-{study}")
-            if results is None:
-                continue
-            start = value(runs_of(results, "baseline")[""], test, metric)
-            for run in runs_of(results, name).values():
-                reward = [point[1] for point in run["curves"]["reward/total"]]
-                rises.append(float(np.mean(reward[-5:]) - np.mean(reward[:5])))
-                gains.append(value(run, test, metric) - start)
-        if rises:
-            up = [gain for rise, gain in zip(rises, gains, strict=True) if rise > 0]
-            worse = sum(gain < 0 for gain in up)
-            lines.append([name, str(len(rises)), str(len(up)), str(worse), f"{rank_correlation(rises, gains):+.2f}"])
+            if results is not None:
+                start = value(runs_of(results, "baseline")[""], test, metric)
+                tasks.append([changes(run, metric, start, value(run, test, metric)) for run in runs_of(results, name).values()])
+        pairs = [pair for task in tasks for pair in task]
+        if pairs:
+            up = [gain for rise, gain in pairs if rise > 0]
+            ranks = [rank_correlation(*map(list, zip(*task, strict=True))) for task in tasks]
+            known = [rank for rank in ranks if not math.isnan(rank)]
+            mean = f"{np.mean(known):+.2f} ({min(known):+.1f} to {max(known):+.1f})" if known else "-"
+            lines.append([name, str(len(pairs)), str(len(up)), str(sum(gain < 0 for gain in up)), mean])
     if not lines:
         return NOT_RUN.format("python studies/run.py studies/table1/*.yaml")
-    head = ["", "runs", "reward rose", "of these accuracy below the baseline's", "rank correlation of the two changes"]
+    head = ["", "runs", "reward rose", "of these accuracy fell", "rank correlation of the two changes within a task, mean (range)"]
     return markdown(head, lines)
+
+
+def changes(run: Mapping[str, Any], metric: str, start: float, end: float) -> tuple[float, float]:
+    """The change of the reward of a run and that of accuracy over the same steps.
+
+    Accuracy is the held-out one, from `start` to `end`. A run that begins with a supervised stage was not asked the held-out
+    questions where its rewards begin: its accuracy is that of validation, from the end of that stage on.
+    """
+    reward = run["curves"]["reward/total"]
+    values = [point[1] for point in reward]
+    rise = float(np.mean(values[-5:]) - np.mean(values[:5]))
+    before = [score for step, score in run["curves"][f"validation/{metric}"] if step < reward[0][0]]
+    return rise, (run["curves"][f"validation/{metric}"][-1][1] - before[-1] if before else end - start)
 
 
 def told(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,25 @@ def quick(path: Path, folder: Path) -> Path:
     base = path.parent / values["base"]
     values["base"] = str(base.resolve())
     steps = {**yaml.safe_load(base.read_text()), **values.get("settings", {})}["steps"]
-    values.setdefault("settings", {})["steps"] = steps // 2
+    values["axes"] = halved(values["axes"])
+    values["settings"] = {**halved(values.get("settings", {})), "steps": steps // 2}
     values["axes"]["seed"] = values["axes"]["seed"][:1]
     text = re.sub(r"count=(\d+)&seed=9", lambda m: f"count={min(int(m[1]), 100)}&seed=9", yaml.safe_dump(values, sort_keys=False))
     found = folder / path.parent.name / path.name
     found.parent.mkdir(parents=True, exist_ok=True)
     found.write_text(text)
     return found
+
+
+def halved(values: Any) -> Any:
+    """Settings in which every `steps` is half of what it was, those of stages and of single values of an axis too.
+
+    >>> halved({"paradigm": {"long": {"steps": 376, "stages": [{"paradigm": "sft", "steps": 100}]}}})
+    {'paradigm': {'long': {'steps': 188, 'stages': [{'paradigm': 'sft', 'steps': 50}]}}}
+    """
+    if isinstance(values, Mapping):
+        return {name: each // 2 if name == "steps" else halved(each) for name, each in values.items()}
+    return [halved(each) for each in values] if isinstance(values, list) else values
 
 
 def digest(progress: Progress, job: Job) -> str:
@@ -97,9 +109,9 @@ def finished(job: Job, folder: Path) -> bool:
     return trained and all((folder / "tests" / name / "summary.json").exists() for name in job.tests)
 
 
-def in_time(job: Job, seeds: int) -> bool:
-    """Whether a job's turn is now, when only the first seeds are run."""
-    return job.role == "start" or not seeds or int(job.axes.get(SEED, 0)) < seeds
+def in_time(job: Job, planned: Sequence[str], seeds: int) -> bool:
+    """Whether a job's turn is now, when only the first `seeds` of the planned ones are run."""
+    return job.role == "start" or not seeds or job.axes.get(SEED) in (None, *planned[:seeds])
 
 
 def work(job: Job, folder: Path) -> None:
@@ -158,7 +170,8 @@ def main() -> None:
     studies = [prepare(path, options.out / f"{path.parent.name}-{path.stem}") for path in files]
     before = recorded(options.results) if options.results else {}
     digests = {progress.out: {(job.role, job.name): digest(progress, job) for job in jobs} for progress, jobs in studies}
-    queue = [(progress, job) for progress, jobs in studies for job in jobs if in_time(job, options.seeds)]
+    seeds = {progress.out: list(dict.fromkeys(job.axes[SEED] for job in jobs if SEED in job.axes)) for progress, jobs in studies}
+    queue = [(progress, job) for progress, jobs in studies for job in jobs if in_time(job, seeds[progress.out], options.seeds)]
     queue = [(progress, job) for progress, job in queue if digests[progress.out][job.role, job.name] not in before]
     queue.sort(key=lambda item: (item[1].role != "start", int(item[1].axes.get(SEED, 0))))
     # What every fork needs, imported once.

@@ -161,9 +161,11 @@ def test_a_curve_is_what_its_definition_says():
     assert curve.steps == tuple(range(EVERY, STEPS + 1, EVERY))
     assert curve.accuracy == tuple(row["validation/accuracy"] for row in whole[EVERY - 1 : STEPS : EVERY])
     assert curve.rewards["accuracy"] == pytest.approx([np.mean(w) for w in windows])
-    # Missing up to the first evaluation, or to the last but one: no curve. Missing at some steps: the others' mean.
-    assert set(curve.rewards) == {"accuracy", "total"}
-    squares = [(b - a) ** 2 / 2 / EVERY for w in windows for a, b in pairwise(w)]
+    # Missing up to the first evaluation, or to the last but one: nothing is said of it. Missing at some steps: the others' mean.
+    assert [np.isnan(v) for v in curve.rewards["form"]] == [True] + 19 * [False]
+    assert [np.isnan(v) for v in curve.rewards["late"]] == 19 * [True] + [False]
+    assert set(curve.rewarded(20).rewards) == {"accuracy", "total"}
+    squares = [(b - a) ** 2 / 2 / EVERY for a, b in pairwise(v for w in windows for v in w)]
     assert curve.noise["accuracy"] == pytest.approx(np.mean(squares) ** 0.5)
     assert curve.error == 0.5 / SAMPLES**0.5
     again = read_curve(whole[EVERY:], "accuracy").rewards["form"]
@@ -203,3 +205,43 @@ def test_looking_for_alarms_loads_no_other_library():
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def after_supervision(seed):
+    """Twenty evaluations of a deceptive run, behind a supervised stage of four that had no reward."""
+    stage = [{"step": n, "loss": 1.0} for n in range(1, 4 * EVERY + 1)]
+    for row in stage[EVERY - 1 :: EVERY]:
+        row |= {"validation/accuracy": 0.9, "validation/thinking": 1.0, "validation/samples": SAMPLES}
+    later = rows({"accuracy": rising(0.6, 0.35), "bonus": rising(0.1, 0.9)}, rising(0.6, 0.35), seed=seed)
+    return [*stage, *({**row, "step": row["step"] + 4 * EVERY} for row in later)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_stage_without_rewards_before_it_does_not_hide_a_reward_that_deceives(seed):
+    alone = find_alarms(rows({"accuracy": rising(0.6, 0.35), "bonus": rising(0.1, 0.9)}, rising(0.6, 0.35), seed=seed), "accuracy")
+    staged = find_alarms(after_supervision(seed), "accuracy")
+    assert [(a.kind, a.step - 4 * EVERY, a.message) for a in staged] == [(a.kind, a.step, a.message) for a in alone]
+    ranks = correlations(after_supervision(seed), "accuracy")
+    assert ranks["bonus"] < -0.8 < 0.8 < ranks["accuracy"]
+
+
+def test_what_a_supervised_stage_costs_is_not_laid_to_the_reward_after_it():
+    sound = rows({"accuracy": rising(0.4, 0.5)}, rising(0.4, 0.5))
+    stage = [{"step": 0, "validation/accuracy": 0.9, "validation/samples": SAMPLES}] * 6
+    assert find_alarms([*stage, *sound], "accuracy") == []
+    # Two supervised stages: the second ends what was seen of the first reward.
+    assert find_alarms([*sound, *stage, *sound], "accuracy") == []
+
+
+@pytest.mark.parametrize("every", [1, 2, 10])
+def test_a_reward_that_deceives_is_heard_however_often_a_run_is_evaluated(every, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "EVERY", every)
+    parts = {"accuracy": rising(0.6, 0.2), "bonus": rising(0.1, 1.5)}
+    assert kinds(find_alarms(rows(parts, rising(0.6, 0.2)), "accuracy")) == {"accuracy_falls"}
+
+
+def test_thinking_lost_before_the_first_evaluation_is_heard_by_what_was_measured_before_the_first_step():
+    found = rows({"accuracy": rising(0.4, 0.6)}, rising(0.4, 0.6), thinking=0.0)
+    assert not find_alarms(found, "accuracy")
+    found[0]["before/thinking"] = 1.0
+    assert [(a.kind, a.step) for a in find_alarms(found, "accuracy")] == [("thinking_collapses", 4 * EVERY)]

@@ -13,7 +13,8 @@ from visurf.metrics.intervals import paired_bootstrap
 from visurf.studies import collecting
 from visurf.studies.columns import pack, unpack
 from visurf.studies.costs import cost_per_step
-from visurf.studies.grid import choose, matched_steps, run_jobs, start_jobs, tuning_jobs
+from visurf.studies.grid import choose, run_jobs, start_jobs, tuning_jobs
+from visurf.studies.matching import matched_steps
 from visurf.studies.plan import Matching, base_values, read_study
 from visurf.studies.statistics import holm, over_seeds_and_prompts, paired
 from visurf.studies.study import plan
@@ -79,24 +80,24 @@ def test_steps_are_set_by_cost_and_a_run_that_serves_both_matchings_is_one(tmp_p
     per_step = {"sft-all": {"flops": 2.0}, "rlvr-all": {"flops": 7.0}, "sft-few": {"flops": 2.0}, "rlvr-few": {"flops": 1.9}}
     steps, missing = matched_steps(study, study.matching[1], jobs, per_step)
     assert not missing
-    assert steps["sft-all-seed0"] == 36  # 10 x 7 / 2 = 35, to the nearest even number
-    assert steps["rlvr-all-seed1"] == 10
-    assert steps["sft-few-seed0"] == 10  # 9.5
+    assert steps["sft-all"] == 36  # 10 x 7 / 2 = 35, to the nearest even number
+    assert steps["rlvr-all"] == 10
+    assert steps["sft-few"] == 10  # 9.5
     both = {job.name: job.matching for job in run_jobs(study, base, {}, {"equal flops": steps})}
     assert both["sft-few-seed0"] == both["rlvr-all-seed0"] == ("equal updates", "equal flops")
     assert both["sft-all-seed0"] == ("equal updates",)
     assert both["sft-all-seed0-steps36"] == ("equal flops",)
     del per_step["sft-few"]
     _, missing = matched_steps(study, study.matching[1], jobs, per_step)
-    assert set(missing) == {"sft-few-seed0", "sft-few-seed1"}
+    assert set(missing) == {"sft-few"}
 
 
 def test_samples_and_updates_need_no_measured_cost(tmp_path):
     axes = {**FILE["axes"], "data": {"all": {"prompts_per_step": 4}, "few": {"prompts_per_step": 8, "inner_steps": 2}}}
     study, base = read(tmp_path, axes=axes)
     jobs = run_jobs(study, base, {}, {})
-    assert matched_steps(study, Matching("samples", {"data": "all"}), jobs, {})[0]["sft-few-seed0"] == 5
-    assert matched_steps(study, Matching("updates", {"data": "few"}), jobs, {})[0]["sft-all-seed0"] == 20
+    assert matched_steps(study, Matching("samples", {"data": "all"}), jobs, {})[0]["sft-few"] == 5
+    assert matched_steps(study, Matching("updates", {"data": "few"}), jobs, {})[0]["sft-all"] == 20
 
 
 def test_explicit_stages_cannot_be_scaled(tmp_path):

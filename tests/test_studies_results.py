@@ -170,6 +170,8 @@ def test_a_test_whose_headline_is_no_mean_is_not_probed_and_the_page_says_so(tmp
     recipe = tmp_path / "tests" / "held_out.yaml"
     recipe.write_text("task: {name: anomaly_yes_no}\ndata: {validation: 'world:anomaly?domain=clean&count=4&seed=1'}\n")
     measure(tmp_path, rollouts=4)
+    # What a study that goes on compares with its own number.
+    assert json.loads((tmp_path / "tests" / "held_out" / "probe.json").read_text())["rollouts"] == 4
     with pytest.raises(ConfigError, match="is no mean over samples"):
         probe(load_config(recipe), 4)
     made = results()

@@ -68,6 +68,10 @@ def test_a_run_leaves_everything_it_promises(uninterrupted):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert {"reward/total", "label/advantage", "label/smoothed", "group/zero_variance", "policy/grad_norm", "loss"} <= set(rows[0])
     assert "validation/giou" in rows[2]
+    started = {name.removeprefix("before/"): value for name, value in rows[0].items() if name.startswith("before/")}
+    assert set(started) == {name.removeprefix("validation/") for name in rows[2] if name.startswith("validation/")}
+    assert not any(name.startswith("before/") for row in rows[1:] for name in row)
+    assert json.loads((uninterrupted / "summary.json").read_text())["before"] == pytest.approx(started)
     group = json.loads((uninterrupted / "rollouts.jsonl").read_text().splitlines()[0])
     assert [m["source"] for m in group["members"]] == ["policy"] * 4 + ["label"]
     assert set(group["members"][0]["parts"]) == {"thinking_format", "answer_format", "accuracy", "non_repeat"}

@@ -2,7 +2,8 @@
 
 Pure functions over the rows of a metrics.jsonl, for a run that goes on and for one that is over. No torch.
 
-Accuracy is measured at evaluations only. A reward at an evaluation is its mean over the steps since the one before. What counts
+Accuracy is measured at evaluations only. A reward at an evaluation is its mean over the steps since the one before; where a
+supervised stage has none, what is said of rewards begins anew with the evaluations after it. What counts
 as a rise or a fall must exceed what chance does: for accuracy what neighbouring evaluations differ by, at most the standard
 error of a share over the validation samples; for rewards what neighbouring steps differ by.
 """
@@ -46,8 +47,8 @@ class Limits:
         collapse: Thinking has collapsed when its share is below this part of what it was.
         thinking: Only a model that thought in this share of its answers can stop thinking.
         format_share: Share of the reward's rise that is due to format alone.
-        format_points: Fewest evaluations before `format_only`: form is often learnt first, and rightness behind it.
-        patience: Evaluations in a row at which `format_only` must hold.
+        format_points: Fewest evaluations at which `format_only` can begin to hold: form is often learnt first, rightness behind it.
+        patience: Evaluations in a row at which `format_only` must hold, so that it is said at the tenth at the earliest.
     """
 
     points: int = 4
@@ -64,10 +65,16 @@ def correlations(rows: Sequence[Row], accuracy: str) -> dict[str, float]:
     """Spearman's rank correlation of every reward part with held-out accuracy over the evaluations of a run.
 
     Returns:
-        NaN for a part or an accuracy that never changes, and for fewer than three evaluations.
+        Over the evaluations since when the part has been there without a gap; NaN for a part or an accuracy that never changes
+        there, and for fewer than three.
     """
     curve = read_curve(rows, accuracy)
-    return {part: rank_correlation(values, curve.accuracy) for part, values in curve.rewards.items()}
+    found = {}
+    for part, values in curve.rewards.items():
+        gaps = [index + 1 for index, value in enumerate(values) if math.isnan(value)]
+        start = gaps[-1] if gaps else 0
+        found[part] = rank_correlation(values[start:], curve.accuracy[start:])
+    return found
 
 
 def find_alarms(
@@ -96,26 +103,33 @@ def alarms_of(curve: Curve, format_parts: Collection[str] = (), limits: Limits |
 
 def _at(curve: Curve, count: int, format_parts: Collection[str], limits: Limits) -> dict[Kind, str]:
     """The alarms that hold at an evaluation, with what they say."""
-    found: dict[Kind, str] = {}
-    accuracy = curve.accuracy[:count]
-    change, margin = _change(accuracy), max(limits.least, limits.errors * _error(curve, count))
-    if "total" in curve.rewards:
-        rise, noise = _change(curve.rewards["total"][:count]), curve.noise["total"]
-        rising = _rising(curve, count, limits)
-        # A part that rises is what the policy is led by, whatever the others lose, unless the whole reward is lost too.
-        led = rise > limits.errors * noise or (rising and rise > -limits.errors * noise)
-        if led and noise > 0 and change < -margin and rank_correlation(range(count), accuracy) < 0:
-            parts = ", ".join(f"{name} ({rank:+.2f})" for name, rank in rising.items()) or "none"
-            found["accuracy_falls"] = (
-                f"held-out accuracy fell by {-change:.3f} while the reward changed by {rise:+.3f}; "
-                f"parts that rose, with their rank correlation to accuracy: {parts}"
-            )
-        held = range(count - limits.patience + 1, count + 1)
-        if held.start >= limits.format_points and all(_only_format(curve, n, format_parts, limits) for n in held):
-            found["format_only"] = f"the reward rose by {rise:.3f}, nearly all of it for form; held-out accuracy did not rise"
+    rewarded = curve.rewarded(count)
+    found = _of_rewards(rewarded, format_parts, limits) if len(rewarded.steps) >= limits.points else {}
     thinking = curve.thinking[:count]
-    if thinking and thinking[0] >= limits.thinking and max(thinking[-2:]) < limits.collapse * thinking[0]:
-        found["thinking_collapses"] = f"{thinking[0]:.0%} of held-out answers reasoned at first, now {thinking[-1]:.0%}"
+    first = curve.began if math.isfinite(curve.began) else thinking[0] if thinking else 0.0
+    if thinking and first >= limits.thinking and max(thinking[-2:]) < limits.collapse * first:
+        found["thinking_collapses"] = f"{first:.0%} of held-out answers reasoned at first, now {thinking[-1]:.0%}"
+    return found
+
+
+def _of_rewards(curve: Curve, format_parts: Collection[str], limits: Limits) -> dict[Kind, str]:
+    """The alarms about rewards that hold at the last evaluation of a curve on which the total has no gap."""
+    found: dict[Kind, str] = {}
+    count = len(curve.steps)
+    accuracy, total, noise = curve.accuracy, curve.rewards["total"], curve.noise["total"]
+    change, margin = _change(accuracy), max(limits.least, limits.errors * _error(curve, count))
+    rise, rising = _change(total), _rising(curve, limits)
+    # A part that rises is what the policy is led by, whatever the others lose, unless the whole reward is lost too.
+    led = rise > limits.errors * noise or (rising and rise > -limits.errors * noise)
+    if led and noise > 0 and change < -margin and rank_correlation(range(count), accuracy) < 0:
+        parts = ", ".join(f"{name} ({rank:+.2f})" for name, rank in rising.items()) or "none"
+        found["accuracy_falls"] = (
+            f"held-out accuracy fell by {-change:.3f} while the reward changed by {rise:+.3f}; "
+            f"parts that rose, with their rank correlation to accuracy: {parts}"
+        )
+    held = range(count - limits.patience + 1, count + 1)
+    if held.start >= limits.format_points and all(_only_format(curve, n, format_parts, limits) for n in held):
+        found["format_only"] = f"the reward rose by {rise:.3f}, nearly all of it for form; held-out accuracy did not rise"
     return found
 
 
@@ -136,13 +150,13 @@ def _only_format(curve: Curve, count: int, format_parts: Collection[str], limits
     return _change(accuracy) <= curve.error and not rank_correlation(range(count), accuracy) > 0.5
 
 
-def _rising(curve: Curve, count: int, limits: Limits) -> dict[str, float]:
+def _rising(curve: Curve, limits: Limits) -> dict[str, float]:
     """The parts that rose, with their rank correlation to accuracy."""
     found = {}
     for name, values in curve.rewards.items():
-        change = _change(values[:count])
+        change = _change(values)
         if name != "total" and change > limits.errors * curve.noise[name] and change > 0:
-            found[name] = rank_correlation(values[:count], curve.accuracy[:count])
+            found[name] = rank_correlation(values, curve.accuracy)
     return found
 
 

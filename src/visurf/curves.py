@@ -22,7 +22,8 @@ class Curve:
         accuracy: Held-out accuracy.
         error: Largest standard error of one accuracy, by the number of validation samples.
         thinking: Share of validation answers that reason; empty where it was not measured.
-        rewards: Part, or `total` -> mean since the evaluation before.
+        began: That share before the first step; NaN where it was not measured.
+        rewards: Part, or `total` -> mean since the evaluation before; NaN where there was none, as in a supervised stage.
         noise: Part, or `total` -> standard error of one such mean.
     """
 
@@ -30,8 +31,28 @@ class Curve:
     accuracy: tuple[float, ...]
     error: float
     thinking: tuple[float, ...]
+    began: float
     rewards: Mapping[str, tuple[float, ...]]
     noise: Mapping[str, float]
+
+    def rewarded(self, count: int) -> Curve:
+        """The evaluations, of the first `count`, since when there has been a reward without a gap, with the parts of all of them.
+
+        A run of stages has a reward in its reinforced stages only, and a supervised stage between two of them changes the model in
+        ways that no reward led to.
+        """
+        total = self.rewards.get("total", ())[:count]
+        start = next((i + 1 for i in reversed(range(len(total))) if math.isnan(total[i])), 0) if total else count
+        inside = {name: values[start:count] for name, values in self.rewards.items()}
+        return Curve(
+            self.steps[start:count],
+            self.accuracy[start:count],
+            self.error,
+            self.thinking[start:count],
+            self.began,
+            {name: values for name, values in inside.items() if values and not any(map(math.isnan, values))},
+            self.noise,
+        )
 
 
 @dataclass
@@ -46,19 +67,22 @@ class _Part:
     pairs: int = 0
     total: Fraction = field(default_factory=Fraction)
     count: int = 0
-    last: float = 0.0
+    last: float = math.nan
     differences: float = 0.0
+    neighbours: int = 0
 
     def add(self, value: float) -> None:
         # Neighbours differ by noise, hardly by what is learnt.
-        self.differences += (value - self.last) ** 2 / 2 if self.count else 0.0
+        if not math.isnan(self.last):
+            self.differences, self.neighbours = self.differences + (value - self.last) ** 2 / 2, self.neighbours + 1
         self.total, self.count, self.last = self.total + Fraction(value), self.count + 1, value
 
     def close(self) -> None:
         self.means.append(float(self.total / self.count) if self.count else math.nan)
         self.squares += self.differences / max(self.count, 1)
-        self.pairs += max(self.count - 1, 0)
-        self.total, self.count, self.differences = Fraction(), 0, 0.0
+        self.pairs += self.neighbours
+        self.last = self.last if self.count else math.nan
+        self.total, self.count, self.differences, self.neighbours = Fraction(), 0, 0.0, 0
 
     def noise(self) -> float:
         return math.sqrt(self.squares / self.pairs) if self.pairs else 0.0
@@ -73,6 +97,7 @@ class CurveReader:
         self._steps: list[int] = []
         self._accuracy: list[float] = []
         self._thinking: list[float] = []
+        self._began = math.nan
         self._fewest = math.inf
         self._parts: dict[str, _Part] = {}
 
@@ -84,6 +109,8 @@ class CurveReader:
                 if part not in self._parts:
                     self._parts[part] = _Part([math.nan] * len(self._steps))
                 self._parts[part].add(float(value))
+        if _finite(row.get("before/thinking")):
+            self._began = float(row["before/thinking"])
         if not _finite(row.get(self._name)):
             return False
         self._steps.append(int(row["step"]))
@@ -96,13 +123,13 @@ class CurveReader:
         return True
 
     def curve(self) -> Curve:
-        """What was read so far. A part that was missing at an evaluation is no part of it."""
+        """What was read so far."""
         error = 0.5 / math.sqrt(max(1.0, self._fewest if self._steps else 1.0))
         parts = {name: self._parts[name] for name in sorted(self._parts)}
-        rewards = {name: tuple(p.means) for name, p in parts.items() if p.means and not any(math.isnan(m) for m in p.means)}
+        rewards = {name: tuple(p.means) for name, p in parts.items() if p.means}
         thinking = tuple(self._thinking) if len(self._thinking) == len(self._steps) else ()
         noise = {name: part.noise() for name, part in parts.items()}
-        return Curve(tuple(self._steps), tuple(self._accuracy), error, thinking, rewards, noise)
+        return Curve(tuple(self._steps), tuple(self._accuracy), error, thinking, self._began, rewards, noise)
 
 
 def _finite(value: Any) -> bool:

@@ -125,6 +125,19 @@ def _world(source: str) -> list[Sample]:
     return world.referring_samples(world.DOMAINS[parts.path], count, seed, absent, masks)
 
 
+def benchmark_options(source: str) -> tuple[str, dict[str, Any]]:
+    """The name in ``benchmark:NAME?root=FOLDER&split=SPLIT``, and its options.
+
+    Raises:
+        DataError: No root or no split.
+    """
+    name, _, query = source.removeprefix("benchmark:").partition("?")
+    options: dict[str, Any] = {k: int(v) if v.isdecimal() else v for k, v in parse_qsl(query)}
+    if missing := {"root", "split"} - set(options):
+        raise DataError(f"{source}: missing {sorted(missing)[0]!r}; expected benchmark:NAME?root=FOLDER&split=SPLIT")
+    return name, options
+
+
 def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     """Samples of a data set in its original layout, whole or few-shot."""
     from visurf.benchmarks import get_benchmark, loader_options
@@ -132,10 +145,7 @@ def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     from visurf.benchmarks.rows import RowReport
     from visurf.benchmarks.selection import draw, few_shot
 
-    name, _, query = source.removeprefix("benchmark:").partition("?")
-    options: dict[str, Any] = {k: int(v) if v.isdecimal() else v for k, v in parse_qsl(query)}
-    if missing := {"root", "split"} - set(options):
-        raise DataError(f"{source}: missing {sorted(missing)[0]!r}; expected benchmark:NAME?root=FOLDER&split=SPLIT")
+    name, options = benchmark_options(source)
     root, split, seed = Path(config.root, str(options.pop("root"))), str(options.pop("split")), options.pop("seed", 0)
     shots, count, rare = options.pop("shots", None), options.pop("draw", None), options.get("classes") == "lvis-6"
     try:

@@ -108,7 +108,7 @@ def judge(sample: Sample, completion: Completion, task: Task, score: Score | Non
 
 
 # What `summarise` tells of every task.
-_COMMON = ("thinking", "parse_failed", "truncated", "reward", "samples")
+COMMON_METRICS = ("thinking", "parse_failed", "truncated", "reward", "samples")
 
 
 def summarise(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -127,15 +127,15 @@ def summarise(task: Task, found: Sequence[Mapping[str, Any]]) -> dict[str, float
     }
 
 
-def check_metric(task: Task, name: str) -> None:
-    """Refuse a metric that `summarise` never gives; an empty name stands for the task's headline.
+def check_metric(task: Task, name: str, where: str = "evaluation.metric") -> None:
+    """Refuse a metric, asked for under the key `where`, that `summarise` never gives; an empty name stands for the task's headline.
 
     Raises:
         ConfigError: Suggests the nearest.
     """
-    known = [*task.metrics, *_COMMON]
+    known = [*task.metrics, *COMMON_METRICS]
     if name and name not in known:
-        raise ConfigError(f"evaluation.metric: task {task.name!r} has no {name!r}{suggestion(name, known)}")
+        raise ConfigError(f"{where}: task {task.name!r} has no {name!r}{suggestion(name, known)}")
 
 
 def summary(task: Task, found: Sequence[Record], *, skip: Sequence[str] = (), resamples: int = 1000, seed: int = 0) -> Summary:

@@ -20,6 +20,7 @@ from visurf.tasks import Task
 from visurf.types import Sample
 
 PREFIX = "validation/"
+BEFORE = "before/"
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -28,6 +29,7 @@ class Monitor:
 
     Attributes:
         scores: Of the last validation.
+        start: Of a validation before the first step; empty where none was made.
         before: Of side tasks, before the first step.
     """
 
@@ -38,6 +40,7 @@ class Monitor:
         self.side = side_tasks(config)
         self.watch = Watch(*watched(config))
         self.scores: dict[str, float] = {}
+        self.start: dict[str, float] = {}
         self.before: dict[str, float] = {}
 
     def go_on(self, rows: Sequence[Mapping[str, Any]], unmeasured: Mapping[str, Any] | None) -> None:
@@ -47,20 +50,25 @@ class Monitor:
             rows: Of metrics.jsonl.
             unmeasured: Metrics of the step after them, whose evaluation failed.
         """
-        self.before = before_of(rows[0] if rows else unmeasured or {})
+        first = rows[0] if rows else unmeasured or {}
+        self.before, self.start = before_of(first), _scores(first, BEFORE)
         self.watch.remember(rows)
         for row in rows:
-            scores = {name.removeprefix(PREFIX): value for name, value in row.items() if name.startswith(PREFIX)}
-            self.scores = {name: math.nan if value is None else float(value) for name, value in scores.items()} or self.scores
+            self.scores = _scores(row, PREFIX) or self.scores
 
-    def begin(self, loop: Loop) -> None:
-        """Ask the side tasks before the first step."""
+    def begin(self, stage: Stage, loop: Loop) -> None:
+        """Validate and ask the side tasks before the first step."""
+        settings = stage.config.evaluation
+        if self.samples and settings.every and settings.before:
+            self.start = self.evaluate(loop)
+            self.report({"event": "before", "metrics": {f"{PREFIX}{name}": value for name, value in self.start.items()}})
         if self.side:
             self.before = side_scores(self.side, self.config, loop)
 
     def first(self) -> dict[str, float]:
         """What the metrics of the first step tell of the time before."""
-        return {f"side/{name}/before": score for name, score in self.before.items()}
+        side = {f"side/{name}/before": score for name, score in self.before.items()}
+        return side | {f"{BEFORE}{name}": value for name, value in self.start.items()}
 
     def measure(self, stage: Stage, loop: Loop, metrics: Mapping[str, Any], progress: Progress) -> dict[str, float]:
         """Validation and side tasks where they are due, and alarms; notes the best step."""
@@ -97,3 +105,9 @@ class Monitor:
         if parallel.rank() == 0:
             evaluation.write_records(Path(self.config.out, "validation.jsonl"), everybody)
         return evaluation.summarise(self.task, everybody)
+
+
+def _scores(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """The scores of a row of metrics.jsonl, where NaN is null."""
+    found = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+    return {name: math.nan if value is None else float(value) for name, value in found.items()}

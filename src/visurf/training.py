@@ -52,12 +52,21 @@ from visurf.whole_files import finite_or_null, write_rows, write_whole
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves behind: its folder, the final model's folder, the last step's metrics, the last evaluation."""
+    """What a run leaves behind.
+
+    Attributes:
+        out: Its folder.
+        model: The final model's folder.
+        metrics: Of the last step.
+        validation: Scores of the last evaluation.
+        before: Scores of the evaluation before the first step; empty where there was none.
+    """
 
     out: Path
     model: Path
     metrics: Mapping[str, Any]
     validation: Mapping[str, float]
+    before: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,7 @@ class Run:
         finally:
             if tracker is not None:
                 tracker.close()
-        return Result(self.out, self.out / "model", self.last, self.monitor.scores)
+        return Result(self.out, self.out / "model", self.last, self.monitor.scores, self.monitor.start)
 
     def _load(self, index: int, resumed: Path | None) -> tuple[VisionLanguageModel, nn.Module]:
         """The model at a stage's start, or at a checkpoint within it."""
@@ -202,7 +211,7 @@ class Run:
         """A stage's steps from where the run stands, with what comes after each."""
         stage, loop, index, config = at.stage, at.loop, at.index, at.stage.config
         if self.progress.step == 0:
-            self.monitor.begin(loop)
+            self.monitor.begin(stage, loop)
         began = time.monotonic() - self.progress.seconds
         if self.progress.unmeasured is not None:
             self._measure(at, dict(self.progress.unmeasured))
@@ -354,6 +363,7 @@ class Run:
             cost = {"processes": parallel.number(), **accounting.totals(read_metrics(self.out / "metrics.jsonl"))}
             scores = finite_or_null(self.monitor.scores)
             summary = {"steps": self.progress.step, "seconds": self.progress.seconds, "validation": scores, "cost": cost}
+            summary |= {"before": finite_or_null(self.monitor.start)} if self.monitor.start else {}
             write_whole(self.out / "summary.json", json.dumps(summary, indent=1))
         self.report({"event": "end", "out": self.out})
 

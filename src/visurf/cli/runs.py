@@ -113,7 +113,7 @@ def _train(options: argparse.Namespace) -> int:
     from visurf.config import load_config, parse_overrides
     from visurf.data import describe
     from visurf.stages import stages
-    from visurf.terminal import Terminal
+    from visurf.terminal import Terminal, one_line
     from visurf.training import train
 
     if not _first_process():
@@ -130,6 +130,8 @@ def _train(options: argparse.Namespace) -> int:
                 if event["resumed"]:
                     terminal.say(f"going on after step {event['resumed']} in {config.out}")
                     terminal.resume(event["resumed"])
+            elif event["event"] == "before":
+                terminal.say(f"before the first step: {one_line(event['metrics'])}")
             elif event["event"] == "alarm":
                 terminal.say(f"ALARM {event['kind']} at step {event['step']}: {event['message']}")
             elif event["event"] == "step":
@@ -140,7 +142,8 @@ def _train(options: argparse.Namespace) -> int:
         return 1
     if _first_process():
         for name, value in result.validation.items():
-            print(f"validation {name:<14} {value:.4f}")
+            began = f"  ({result.before[name]:.4f} before the first step)" if name in result.before else ""
+            print(f"validation {name:<14} {value:.4f}{began}")
         print(f"model in {result.model}")
     return 0
 

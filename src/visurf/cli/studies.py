@@ -62,12 +62,13 @@ def _study(options: argparse.Namespace) -> int:
         write_results(json.loads(options.study.read_text()), out, print)
         print(out / "page.md")
         return 0
+    from visurf.studies.grid import own_steps
     from visurf.studies.study import plan, run_study
 
     if options.dry_run:
         study, _, tuned, pilots, runs = plan(options.study)
         for job in (*tuned, *pilots, *runs):
-            print(f"{job.folder}  {job.config.steps} steps" + (f"  {dict(job.chosen)}" if job.role == "tuning" else ""))
+            print(f"{job.folder}  {own_steps(job.config)} steps" + (f"  {dict(job.chosen)}" if job.role == "tuning" else ""))
         matched = [m.name for m in study.matching if m.reference]
         print(f"{len(tuned)} tuning runs, {len(pilots)} pilots, {len(runs)} runs, {len(study.tests)} tests of each")
         if matched:

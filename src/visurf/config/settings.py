@@ -273,6 +273,8 @@ class EvaluationConfig:
 
     Attributes:
         every: Steps between evaluations, and one at the end; 0 never evaluates.
+        before: Evaluate before the first step too, where there are evaluations at all: what the run begins with, and what a model
+            that loses its reasoning at once is compared with.
         limit: How many validation samples, from the first; 0 for all.
         metric: The step with its highest value counts as the best; its checkpoint, if one was written, is kept. Empty for
             the task's headline metric.
@@ -283,6 +285,7 @@ class EvaluationConfig:
     """
 
     every: int = 0
+    before: bool = True
     limit: int = 200
     metric: str = ""
     side: Mapping[str, Any] = field(default_factory=dict)

@@ -77,10 +77,14 @@ def numbers(run: RunFolder, name: str) -> dict[int, float]:
 
 
 def metric_names(runs: Sequence[RunFolder]) -> list[str]:
-    """Every metric that some run has, in the order of sections and, within, of first appearance; alarms are shown apart."""
+    """Every metric that some run has, in the order of sections and, within, of first appearance.
+
+    Alarms are shown apart, and what was measured before the first step is the first point of its curve.
+    """
     names = dict.fromkeys(name for run in runs for row in run.metrics for name in row)
     skipped = ("step", "stage", "paradigm", "validation/samples")
-    return [n for n in names if n not in skipped and not n.startswith("alarm/") and any(numbers(run, n) for run in runs)]
+    apart = ("alarm/", "before/")
+    return [n for n in names if n not in skipped and not n.startswith(apart) and any(numbers(run, n) for run in runs)]
 
 
 def section_of(name: str) -> str:
@@ -107,7 +111,7 @@ def series(runs: Sequence[RunFolder], members: Sequence[int], name: str) -> dict
 
     The mean is over the runs that have a step, and the range over the same.
     """
-    values = [numbers(runs[i], name) for i in members]
+    values = [_before(runs[i], name) | numbers(runs[i], name) for i in members]
     steps = sorted({step for found in values for step in found})
     if not steps:
         return None
@@ -117,6 +121,13 @@ def series(runs: Sequence[RunFolder], members: Sequence[int], name: str) -> dict
         columns += [[min(v) for v in at], [max(v) for v in at]]
     x, mean, *band = (_rounded(column) for column in thinned(columns))
     return {"x": x, "y": mean, **({"low": band[0], "high": band[1]} if band else {})}
+
+
+def _before(run: RunFolder, name: str) -> dict[int, float]:
+    """What a validation before the first step found, as step 0."""
+    kind, _, metric = name.partition("/")
+    found = numbers(run, f"before/{metric}") if kind == "validation" else {}
+    return {0: next(iter(found.values()))} if found else {}
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

@@ -43,7 +43,7 @@ def collect(job: Job, out: Path, metrics: Sequence[str], resamples: int = 0) -> 
         "matching": list(job.matching),
     }
     if job.error:
-        return {**found, "status": "failed", "stage": "tuning", "error": job.error}
+        return {**found, "status": "failed", "stage": job.stage, "error": job.error}
     try:
         status = _read(folder / "status.json") or {"status": "not run"}
         return {**found, **status, **_measured(job, folder, metrics, resamples)}
@@ -83,7 +83,7 @@ def score(job: Job, out: Path, metric: str) -> float | None:
 
 def task_of(test: Path) -> Task:
     """The task of a measured test, by the recipe beside it."""
-    return look_up(load_config(test.with_suffix(".yaml")).task.name, TASKS, "task")
+    return look_up(load_config(test.with_name(f"{test.name}.yaml")).task.name, TASKS, "task")
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:

@@ -15,6 +15,8 @@ from visurf.studies.plan import SEED, Matching, Questions, Study, Tuning, config
 Role = Literal["tuning", "pilot", "start", "run"]
 FOLDERS: dict[Role, str] = {"tuning": "tuning", "pilot": "pilots", "start": "starts", "run": "runs"}
 
+NOT_TUNED = "no tuning run of this combination succeeded"
+
 # Settings of a reward that say what a policy is led to, not how its answers are judged.
 _LEADING = ("functions", "weights", "variant", "time_limit", "on_error")
 
@@ -49,6 +51,11 @@ class Job:
     def folder(self) -> str:
         """Relative to the study's folder."""
         return f"{FOLDERS[self.role]}/{self.name}"
+
+    @property
+    def stage(self) -> str:
+        """Where a job that cannot be run was given up."""
+        return ("tuning" if self.error == NOT_TUNED else "matching") if self.error else ""
 
     @property
     def config(self) -> Config:
@@ -97,6 +104,7 @@ def tuning_jobs(study: Study, base: Mapping[str, Any]) -> list[Job]:
             name = _name([*(v for a, v in axes.items() if a != SEED), *(f"{k}={v}" for k, v in tried.items())])
             shown = {axis: v for axis, v in axes.items() if axis != SEED}
             found.append(Job("tuning", name, shown, settings, asked, tried))
+    _tell_apart(found)
     return found
 
 
@@ -134,29 +142,49 @@ def run_jobs(
     base: Mapping[str, Any],
     chosen: Mapping[tuple[str, ...], Mapping[str, Any] | None],
     steps: Mapping[str, Mapping[str, int]],
+    missing: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Job]:
     """The runs that give results; one that serves several matchings is one run.
+
+    A matching that has a reference holds only runs whose steps are known, once any are: the others are in it as jobs that cannot
+    be run, or not at all where their reference is left out.
 
     Args:
         study: The study.
         base: Settings of every run.
         chosen: From `choose`; empty without tuning.
-        steps: Matching -> name of a run's combination (`combination_name`) -> steps; what is not in it keeps its own.
+        steps: Matching -> name of a combination without its seed (`unseeded`) -> steps. Runs of a matching that is not in it keep
+            their own.
+        missing: Likewise, why there are no steps.
+
+    Raises:
+        ConfigError: Two combinations would have the same folder.
     """
     found: dict[str, Job] = {}
+    _check_names(study)
     for matching in study.matching:
         for axes in combinations(study):
             tuned = chosen.get(tuple(axes[axis] for axis in tuned_axes(study)), None if chosen else {})
             values = values_of(study, base, axes, tuned or {}, {"data.validation": ""} if not _watches(base) else {})
-            own = configuration(values, combination_name(axes)).steps
-            wanted = steps.get(matching.name, {}).get(combination_name(axes), own)
-            name = combination_name(axes) if wanted == own else f"{combination_name(axes)}-steps{wanted}"
+            name = combination_name(axes)
+            config = configuration(values, name)
+            own = wanted = own_steps(config)
+            error = "" if tuned is not None else NOT_TUNED
+            if matching.reference and matching.name in steps:
+                known, why = steps[matching.name], (missing or {}).get(matching.name, {}).get(unseeded(axes), "")
+                if not why and unseeded(axes) not in known:
+                    continue
+                wanted = known.get(unseeded(axes), own)
+                if why and not error:
+                    name, error = f"{name}-{matching.name.replace(' ', '-')}", why
+            name = name if wanted == own else f"{name}-steps{wanted}"
             before = found.get(name)
             if before is not None:
+                _tell_apart([before, replace(before, axes=axes)])
                 found[name] = replace(before, matching=(*before.matching, matching.name))
                 continue
-            values = merge(values, {"steps": wanted})
-            error = "" if tuned is not None else "no tuning run of this combination succeeded"
+            # Explicit stages bring their own steps, beside which `steps` says nothing.
+            values = merge(values, {"steps": config.steps if wanted == own else wanted})
             found[name] = Job("run", name, axes, values, study.questions, tuned or {}, (matching.name,), error)
     return list(found.values())
 
@@ -166,14 +194,26 @@ def _watches(base: Mapping[str, Any]) -> bool:
     return bool(dict(base.get("evaluation") or {}).get("every"))
 
 
-def pilot_jobs(study: Study, base: Mapping[str, Any], matching: Matching) -> list[Job]:
-    """Short runs, one for every combination of all axes but the seed, on which a cost per step is measured."""
+def pilot_jobs(
+    study: Study, base: Mapping[str, Any], matching: Matching, chosen: Mapping[tuple[str, ...], Mapping[str, Any] | None]
+) -> list[Job]:
+    """Short runs, one for every combination of all axes but the seed, on which a cost per step is measured.
+
+    Args:
+        study: The study.
+        base: Settings of every run.
+        matching: With the steps of a pilot.
+        chosen: From `choose`; empty without tuning. A combination without a choice has no pilot.
+    """
     found: dict[str, Job] = {}
     for axes in combinations(study):
         own = {axis: v for axis, v in axes.items() if axis != SEED}
+        tuned = chosen.get(tuple(axes[axis] for axis in tuned_axes(study)), None if chosen else {})
+        if tuned is None:
+            continue
         settings = {"steps": matching.pilot, "evaluation.every": 0, "data.validation": ""}
-        values = values_of(study, base, axes, settings)
-        found.setdefault(_name(own.values()), Job("pilot", _name(own.values()), own, values))
+        values = values_of(study, base, axes, tuned, settings)
+        found.setdefault(unseeded(axes), Job("pilot", unseeded(axes), own, values, chosen=tuned))
     return list(found.values())
 
 
@@ -215,6 +255,30 @@ def judged_by(config: Config, study: Study) -> str:
     return repr((kept, config.data.root, sorted(study.tests)))
 
 
+def own_steps(config: Config) -> int:
+    """The steps of a run: those of its explicit stages, where it has any, else its own."""
+    return sum(stage.steps for stage in config.stages) or config.steps
+
+
+def _check_names(study: Study) -> None:
+    for name_of in (combination_name, unseeded):
+        seen: dict[str, Job] = {}
+        for axes in combinations(study):
+            told = {a: v for a, v in axes.items() if a != SEED or name_of is combination_name}
+            one = Job("run", name_of(axes), told, {})
+            _tell_apart([seen.setdefault(one.name, one), one])
+
+
+def _tell_apart(jobs: Iterable[Job]) -> None:
+    """Refuse different jobs that would have the same folder."""
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        before = seen.setdefault(job.folder, job)
+        if (before.axes, before.chosen) != (job.axes, job.chosen):
+            both = [", ".join(f"{axis}: {v}" for axis, v in {**one.axes, **one.chosen}.items()) for one in (before, job)]
+            raise ConfigError(f"axes: {both[0]} and {both[1]} would both be called {job.name!r}; rename one of these values")
+
+
 def combination_name(axes: Mapping[str, str]) -> str:
     """What the folder of a combination is called."""
     return _name(f"{SEED}{v}" if axis == SEED else v for axis, v in axes.items())
@@ -225,54 +289,6 @@ def _name(parts: Iterable[str]) -> str:
     plain = "-".join(parts)
     safe = re.sub(r"[^A-Za-z0-9_.=+-]", "_", plain).strip(".")[:150]
     return safe if safe == plain else f"{safe}-{hashlib.blake2b(plain.encode(), digest_size=3).hexdigest()}"
-
-
-def matched_steps(
-    study: Study, matching: Matching, jobs: Sequence[Job], per_step: Mapping[str, Mapping[str, float]]
-) -> tuple[dict[str, int], dict[str, str]]:
-    """The steps with which every combination costs what its reference does.
-
-    Args:
-        study: The study.
-        matching: With its unit, reference and rounding.
-        jobs: The runs with their own steps.
-        per_step: Name of a combination without its seed -> unit -> cost of a step.
-
-    Returns:
-        Name of a run's combination -> steps, and the same -> why none could be found.
-
-    Raises:
-        ConfigError: A run has explicit stages, whose steps cannot be scaled.
-    """
-    found: dict[str, int] = {}
-    missing: dict[str, str] = {}
-    if not matching.reference:
-        return found, missing
-    wanted = {axis: str(v) for axis, v in matching.reference.items()}
-    by_axes = {tuple(job.axes.values()): job for job in jobs}
-    for job in jobs:
-        reference = by_axes.get(tuple({**job.axes, **wanted}.values()))
-        costs = [None if one is None else _cost(one, matching, per_step) for one in (reference, job)]
-        if reference is None or costs[0] is None or not costs[1]:
-            missing[combination_name(job.axes)] = (
-                f"{matching.name}: no measured cost of {'the reference' if not costs[0] else 'a step'}"
-            )
-            continue
-        steps = reference.config.steps * costs[0] / costs[1]
-        found[combination_name(job.axes)] = max(matching.round, round(steps / matching.round) * matching.round)
-        if job is reference:
-            found[combination_name(job.axes)] = job.config.steps
-        elif job.config.stages and found[combination_name(job.axes)] != job.config.steps:
-            raise ConfigError(f"{job.name}: matching on {matching.unit} sets steps, but explicit stages bring their own")
-    return found, missing
-
-
-def _cost(job: Job, matching: Matching, per_step: Mapping[str, Mapping[str, float]]) -> float | None:
-    if matching.unit == "samples":
-        return float(job.config.prompts_per_step)
-    if matching.unit == "updates":
-        return float(job.config.inner_steps)
-    return per_step.get(unseeded(job.axes), {}).get(matching.unit)
 
 
 def unseeded(axes: Mapping[str, str]) -> str:

@@ -34,7 +34,8 @@ def measure(folder: Path, rollouts: int = 0) -> None:
             if right_measure(config):
                 probed = probe(config, rollouts)
             else:
-                probed = {"skipped": f"the headline metric of {config.task.name} is no mean over samples"}
+                why = f"the headline metric of {config.task.name} is no mean over samples"
+                probed = {"rollouts": rollouts, "skipped": why}
             (found / "probe.partial").write_text(json.dumps(probed))
             (found / "probe.partial").replace(found / "probe.json")
 

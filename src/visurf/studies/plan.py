@@ -60,9 +60,10 @@ class Matching:
     Attributes:
         unit: `samples` (prompts), `updates` (optimiser steps), `tokens` (trained and sampled), `flops` or `seconds`.
         reference: Axis -> value, such as ``{paradigm: visurf}``: the steps of every other run are set so that it costs what the
-            run with this value, and else the same values, costs. Empty leaves the steps as the settings have them.
+            run with this value, and else the same values, costs. Empty leaves the steps as the settings have them; where they are
+            not equal in the unit, tables say "as set".
         round: Steps become a multiple of this, at least one.
-        pilot: Steps of the run on which a cost per step is measured where there was no tuning run.
+        pilot: Steps of the run on which a cost per step is measured where no tuning run had the same settings.
     """
 
     unit: Literal["samples", "updates", "tokens", "flops", "seconds"] = "updates"
@@ -74,6 +75,21 @@ class Matching:
     def name(self) -> str:
         """What tables call it."""
         return f"equal {self.unit}"
+
+    @property
+    def measured(self) -> bool:
+        """Whether its steps come from measured costs."""
+        return bool(self.reference) and self.unit in ("tokens", "flops", "seconds")
+
+
+@dataclass(frozen=True)
+class AsSet(Matching):
+    """A matching without a reference whose runs are not equal in its unit: their steps are those of their settings."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return "as set"
 
 
 @dataclass(frozen=True)

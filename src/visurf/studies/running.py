@@ -8,7 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +16,15 @@ from typing import Any
 
 import yaml
 
-from visurf.config import ConfigError, merge, nested, to_dict
+from visurf.config import Config, ConfigError, merge, nested, to_dict
 from visurf.plain_yaml import read_yaml
 from visurf.studies.grid import Job
-from visurf.studies.plan import configuration
+from visurf.studies.plan import Questions, configuration
 
 # Settings that say how fast a run is, not what it learns.
 _FREE = ("out", "threads", "trackers", "process_timeout")
 _ERROR_LINES = 12
+_REMEDY = "choose another --out, or delete the folder"
 
 
 @dataclass
@@ -33,12 +34,14 @@ class Workers:
     Attributes:
         count: Jobs at a time.
         devices: CUDA devices by number, shared out in turn; empty for CPU, one thread each.
+        lock: Descriptor of the study's lock, which processes hold too; None for none.
         live: Processes that run now.
         stopping: Set when no further process may start.
     """
 
     count: int
     devices: Sequence[str] = ()
+    lock: int | None = None
     live: set[subprocess.Popen[str]] = field(default_factory=set)
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -77,7 +80,7 @@ def run_all(jobs: Sequence[Job], out: Path, workers: Workers, report: Callable[[
         report: Called with a job and `started`, `done`, `failed` or `done before`.
 
     Raises:
-        ConfigError: A folder holds a run with other settings.
+        ConfigError: A folder holds a run with other settings, or answers to another test.
         KeyboardInterrupt: The study was interrupted; processes have ended.
     """
     for job in jobs:
@@ -110,28 +113,55 @@ def freeze(job: Job, out: Path, threads: int) -> None:
     """Write a job's settings and those of its tests into its folder.
 
     Raises:
-        ConfigError: The folder holds a run with other settings, or a setting cannot work.
+        ConfigError: The folder holds a run with other settings, answers to a test or a probe with others, or a setting cannot work.
     """
     folder = out / job.folder
     path = folder / "run.yaml"
     values = to_dict(configuration(merge(job.values, {"out": str(folder / "train"), "threads": threads}), job.folder))
-    if path.exists():
-        before = to_dict(configuration(read_yaml(path.read_text()), str(path)))
-        for name in (n for n in values if n not in _FREE and before[n] != values[n]):
-            raise ConfigError(
-                f"{folder} holds a run with {name}: {before[name]!r}, the study asks for {values[name]!r}; "
-                "choose another --out, or delete the folder"
-            )
+    _check_same(path, values, f"{folder} holds a run")
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         path.write_text(yaml.safe_dump(values, sort_keys=False))
     (folder / "tests").mkdir(exist_ok=True)
     model = values["model"]["path"] if job.role == "start" else str(folder / "train" / "model")
     for name, asked in job.tests.items():
-        own = {"model": {"path": model}, "data": {"validation": asked.data}, "evaluation": {"limit": 0}}
-        # Metrics of a test are those of its model, not of a run that goes on: nothing of the training is kept in it.
-        config = configuration(merge(merge(values, own), nested(asked.settings)), f"tests.{name}")
-        (folder / "tests" / f"{name}.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+        test, wanted = folder / "tests" / name, to_dict(test_config(values, model, asked, f"tests.{name}"))
+        place = test.with_name(f"{name}.yaml")
+        if (test / "summary.json").exists() or (test / "probe.json").exists():
+            _check_same(place, wanted, f"{test} holds answers", trained=job.role != "start")
+        if job.probe and (test / "probe.json").exists():
+            before = json.loads((test / "probe.json").read_text())["rollouts"]
+            if before != job.probe:
+                raise ConfigError(f"{test} holds answers with probe: {before}, the study asks for {job.probe}; {_REMEDY}")
+        place.write_text(yaml.safe_dump(wanted, sort_keys=False))
+
+
+def test_config(values: Mapping[str, Any], model: str, asked: Questions, what: str) -> Config:
+    """How a test is asked: a run's settings, the model and the questions, and the settings that the test has of its own.
+
+    Raises:
+        ConfigError: They cannot work; the message begins with `what`.
+    """
+    own = {"model": {"path": model}, "data": {"validation": asked.data}, "evaluation": {"limit": 0}}
+    return configuration(merge(merge(values, own), nested(asked.settings)), what)
+
+
+def _check_same(path: Path, values: Mapping[str, Any], what: str, *, trained: bool = False) -> None:
+    """Refuse other settings than those that a file holds, if it is there.
+
+    Args:
+        path: The file.
+        values: The settings that are asked for.
+        what: What holds them, for the message.
+        trained: Whether the model is the one trained beside it, whose path another name of the study's folder changes.
+    """
+    if not path.exists():
+        return
+    before = to_dict(configuration(read_yaml(path.read_text()), str(path)))
+    if trained:
+        before["model"]["path"] = values["model"]["path"]
+    for name in (n for n in values if n not in _FREE and before[n] != values[n]):
+        raise ConfigError(f"{what} with {name}: {before[name]!r}, the study asks for {values[name]!r}; {_REMEDY}")
 
 
 def run_job(job: Job, out: Path, workers: Workers, place: int, report: Callable[[Job, str], None]) -> None:
@@ -172,7 +202,13 @@ def _run(command: list[str], log: Path, workers: Workers, place: int) -> tuple[i
     with log.open("w") as file:
         # A group of its own: an interruption is passed on by the study, once.
         process = subprocess.Popen(
-            command, env=workers.environment(place), stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            env=workers.environment(place),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            pass_fds=() if workers.lock is None else (workers.lock,),
         )
         workers.live.add(process)
         try:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from visurf.alarms import read_metrics
 from visurf.config import ConfigError, to_dict
-from visurf.naming import look_up
-from visurf.stages import stages
 from visurf.studies.analysis import comparisons
+from visurf.studies.checks import check_jobs
 from visurf.studies.collecting import collect, score
 from visurf.studies.costs import cost_per_step
 from visurf.studies.grid import (
     Job,
     choose,
     judged_by,
-    matched_steps,
     pilot_jobs,
     run_jobs,
     start_jobs,
@@ -27,11 +25,12 @@ from visurf.studies.grid import (
     tuning_jobs,
     unseeded,
 )
+from visurf.studies.locking import locked
+from visurf.studies.matching import keep_steps, matched_steps, named, settings_of_a_step
 from visurf.studies.page import write_page
-from visurf.studies.plan import Matching, Study, base_values, read_study
+from visurf.studies.plan import Study, base_values, read_study
 from visurf.studies.running import Workers, is_trained, run_all
 from visurf.studies.tables import cell_rows, comparison_rows, gain_table, rows, write_csv, write_parquet
-from visurf.tasks import TASKS
 
 Say = Callable[[str], None]
 
@@ -51,6 +50,8 @@ class Progress:
         pilots: Short runs for costs.
         runs: The runs that give results.
         starts: The models they begin with.
+        steps: Matching -> name of a combination without its seed -> steps.
+        missing: Likewise, why there are no steps.
     """
 
     study: Study
@@ -64,6 +65,7 @@ class Progress:
     runs: Sequence[Job] = ()
     starts: Sequence[Job] = ()
     steps: dict[str, dict[str, int]] = field(default_factory=dict)
+    missing: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def work(self, jobs: Sequence[Job], what: str) -> None:
         """Run jobs, saying how far they are."""
@@ -87,15 +89,29 @@ def plan(path: Path) -> tuple[Study, dict[str, Any], list[Job], list[Job], list[
     base = base_values(study, path.parent)
     tuned = tuning_jobs(study, base)
     untuned = {tuple(job.axes.get(a, "") for a in tuned_axes(study)): job.chosen for job in reversed(tuned)}
-    runs = run_jobs(study, base, untuned, {})
-    pilots = {job.name: job for m in _measured(study) if not tuned for job in pilot_jobs(study, base, m)}
-    for job in (*tuned, *pilots.values(), *runs):
-        try:
-            stages(job.config)
-            look_up(job.config.task.name, TASKS, "task")
-        except ValueError as error:
-            raise ConfigError(f"{job.folder}: {error}") from error
-    return study, base, tuned, list(pilots.values()), runs
+    runs, pilots = run_jobs(study, base, untuned, {}), _pilots(study, base, untuned, tuned)
+    check_jobs(study, [*tuned, *pilots, *runs])
+    study = named(study, runs)
+    for matching in study.matching:
+        # Refuses explicit stages; costs are not known yet.
+        matched_steps(study, matching, runs, {})
+    return study, base, tuned, pilots, run_jobs(study, base, untuned, {})
+
+
+def _pilots(
+    study: Study, base: Mapping[str, Any], chosen: Mapping[tuple[str, ...], Mapping[str, Any] | None], tuned: Sequence[Job]
+) -> list[Job]:
+    """A pilot for every combination whose cost no tuning run tells."""
+    found = {job.name: job for m in study.matching if m.measured for job in pilot_jobs(study, base, m, chosen)}
+    known = [settings_of_a_step(job.config) for job in tuned]
+    needed = [job for job in found.values() if settings_of_a_step(job.config) not in known]
+    for job in needed:
+        if job.config.stages:
+            raise ConfigError(
+                f"{job.folder}: a pilot trains {job.config.steps} steps to measure what they cost, but explicit stages bring their "
+                "own; match on samples or updates"
+            )
+    return needed
 
 
 def run_study(path: Path, out: Path, workers: Workers, say: Say, tune_only: bool = False) -> dict[str, Any] | None:
@@ -109,22 +125,23 @@ def run_study(path: Path, out: Path, workers: Workers, say: Say, tune_only: bool
         tune_only: Stop before any test is opened; returns None.
 
     Raises:
-        ConfigError: The file cannot work, or the folder holds runs with other settings.
+        ConfigError: The file cannot work, the folder holds runs with other settings, or another study is at work in it.
     """
-    study, base, tuned, pilots, _ = plan(path)
-    out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(study, base, out, workers, say, tuned=tuned, pilots=pilots)
-    chosen = _tune(progress)
-    if tune_only:
-        return None
-    progress.work(pilots, "pilot")
-    _match(progress, chosen)
-    progress.runs = run_jobs(study, base, chosen, progress.steps)
-    progress.starts = start_jobs(study, progress.runs)
-    progress.work([*progress.starts, *progress.runs], "run")
-    results = results_of(progress, path, chosen)
-    write_results(results, out, say)
-    return results
+    study, base, tuned, _, _ = plan(path)
+    with locked(out) as lock:
+        progress = Progress(study, base, out, replace(workers, lock=lock), say, tuned=tuned)
+        chosen = _tune(progress)
+        if tune_only:
+            return None
+        progress.pilots = _pilots(study, base, chosen, tuned)
+        progress.work(progress.pilots, "pilot")
+        _match(progress, chosen)
+        progress.runs = run_jobs(progress.study, base, chosen, progress.steps, progress.missing)
+        progress.starts = start_jobs(progress.study, progress.runs)
+        progress.work([*progress.starts, *progress.runs], "run")
+        results = results_of(progress, path, chosen)
+        write_results(results, out, say)
+        return results
 
 
 def _tune(progress: Progress) -> dict[tuple[str, ...], dict[str, Any] | None]:
@@ -140,42 +157,28 @@ def _tune(progress: Progress) -> dict[tuple[str, ...], dict[str, Any] | None]:
     return chosen
 
 
-def _measured(study: Study) -> list[Matching]:
-    return [m for m in study.matching if m.reference and m.unit in ("tokens", "flops", "seconds")]
-
-
 def _match(progress: Progress, chosen: Mapping[tuple[str, ...], Mapping[str, Any] | None]) -> None:
     """Set the steps of every matching from measured costs."""
     jobs = run_jobs(progress.study, progress.base, chosen, {})
+    # What is tuned may change what is equal.
+    study = progress.study = named(progress.study, jobs)
     per_step: dict[str, dict[str, float]] = {}
-    for job in jobs:
-        source = _cost_source(progress, job)
-        if source is not None:
+    ended = [one for one in (*progress.pilots, *progress.tuned) if is_trained(progress.out / one.folder)]
+    told = [(settings_of_a_step(one.config), one) for one in ended]
+    for job in jobs if any(m.measured for m in study.matching) else ():
+        own = settings_of_a_step(job.config)
+        source = next((one for settings, one in told if settings == own), None)
+        if source is not None and not job.error:
             found = cost_per_step(read_metrics(progress.out / source.folder / "train" / "metrics.jsonl"), source.config)
             per_step[unseeded(job.axes)] = found
-    for matching in progress.study.matching:
-        steps, missing = matched_steps(progress.study, matching, jobs, per_step)
-        progress.steps[matching.name] = steps
-        for name, why in missing.items():
-            progress.say(f"{name} keeps its steps: {why}")
-    # Costs of a shared machine change from day to day; a study that goes on keeps the steps it began with.
-    path = progress.out / "steps.json"
-    if path.exists():
-        progress.steps = json.loads(path.read_text())
-    elif all(is_trained(progress.out / job.folder) for job in progress.pilots):
-        path.write_text(json.dumps(progress.steps, indent=1))
-
-
-def _cost_source(progress: Progress, job: Job) -> Job | None:
-    """The tuning run that a job's settings were chosen by, or its pilot."""
-    for one in progress.pilots:
-        if one.axes.items() <= job.axes.items():
-            return one
-    own = tuned_axes(progress.study)
-    for one in progress.tuned:
-        if one.chosen == job.chosen and all(one.axes.get(axis) == job.axes[axis] for axis in own if axis in one.axes):
-            return one
-    return None
+    both = {m.name: matched_steps(study, m, jobs, per_step) for m in study.matching if m.reference}
+    progress.steps = keep_steps(progress.out / "steps.json", study, jobs, {name: steps for name, (steps, _) in both.items()})
+    for name, (_, missing) in both.items():
+        progress.missing[name] = {one: why for one, why in missing.items() if one not in progress.steps[name]}
+        for one in dict.fromkeys(unseeded(job.axes) for job in jobs):
+            if one not in progress.steps[name]:
+                why = progress.missing[name].get(one, f"{name}: its reference is left out of the study")
+                progress.say(f"{one} is not matched: {why}")
 
 
 def results_of(progress: Progress, path: Path, chosen: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
