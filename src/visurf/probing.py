@@ -113,6 +113,12 @@ class Probe:
         return found
 
 
+def right_measure(config: Config) -> str:
+    """The per-sample measure behind the headline metric of a configuration's task; empty for a metric that is made of none."""
+    task = look_up(config.task.name, TASKS, "task")
+    return task.metrics[task.headline].measure
+
+
 def probe(
     config: Config,
     rollouts: int = 64,
@@ -145,7 +151,7 @@ def probe(
     if config.threads:
         torch.set_num_threads(config.threads)
     task = look_up(config.task.name, TASKS, "task")
-    measure = measure or task.metrics[task.headline].measure
+    measure = measure or right_measure(config)
     if not measure:
         raise ConfigError(f"the headline metric of {task.name} is no mean over samples; name a measure with --measure")
     model, policy = frozen_policy(config, config.model.path)

@@ -107,11 +107,22 @@ def bootstrap_statistic(
     Raises:
         ValueError: No samples.
     """
+    drawn = resampled_statistic(statistic, n, resamples=resamples, seed=seed)
+    return _interval(statistic(np.arange(n)), drawn, n, level)
+
+
+def resampled_statistic(
+    statistic: Callable[[NDArray[np.intp]], float], n: int, *, resamples: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """The values (resamples,) that `bootstrap_statistic` makes its interval of; for equal n and seed of the same resamples.
+
+    Raises:
+        ValueError: No samples.
+    """
     if n < 1:
         raise ValueError("no samples: an interval over nothing has no value")
     generator = np.random.default_rng(seed)
-    drawn = np.array([statistic(generator.integers(n, size=n)) for _ in range(resamples)])
-    return _interval(statistic(np.arange(n)), drawn, n, level)
+    return np.array([statistic(generator.integers(n, size=n)) for _ in range(resamples)], dtype=np.float64)
 
 
 def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> Interval:

@@ -13,7 +13,7 @@ import numpy as np
 from visurf.metrics.intervals import Interval
 from visurf.studies.columns import unpack
 from visurf.studies.plan import SEED
-from visurf.studies.statistics import Paired, holm, over_seeds_and_prompts, paired
+from visurf.studies.statistics import Measured, Paired, compare, holm, of_prompts, of_resamples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +39,11 @@ class Cell:
     def label(self) -> str:
         """Its values in words."""
         return ", ".join(self.axes.values()) or "all"
+
+    @property
+    def name(self) -> str:
+        """The name of its first run: of a starting checkpoint, which has one, its own."""
+        return str((*self.runs, *self.failed)[0]["name"])
 
     def mean(self, *keys: str) -> tuple[float, float] | None:
         """Mean and standard deviation over runs of a number, found under nested keys; None where no run has it."""
@@ -102,31 +107,79 @@ def _cell(axes: dict[str, str], members: Sequence[Run]) -> Cell:
 
 
 def start_of(cell: Cell, starts: Sequence[Cell]) -> Cell | None:
-    """The checkpoint that a cell's runs began with."""
-    return next((s for s in starts if s.runs and s.axes.items() <= cell.axes.items()), None)
+    """The checkpoint that a cell's runs began with, which they name; None where it could not be measured.
+
+    Runs of older results name none: then it is the start that shares the most axes with them, where there is one such.
+    """
+    members = {s.name: s for s in starts}
+    named = {run["start"] for run in (*cell.runs, *cell.failed) if "start" in run}
+    if not named:
+        fitting = [s for s in starts if s.axes.items() <= cell.axes.items()]
+        most = max((len(s.axes) for s in fitting), default=0)
+        named = {s.name for s in fitting if len(s.axes) == most}
+    found = members.get(named.pop()) if len(named) == 1 else None
+    return found if found is not None and found.runs else None
 
 
-def tested_metrics(runs: Iterable[Run], test: str) -> list[str]:
-    """The metrics of a test that have per-prompt measures in any run."""
+def asked_metrics(study: Mapping[str, Any], runs: Sequence[Run], test: str) -> list[str]:
+    """What tables show and tests compare of a test: the study's metrics, or where the test has none of them its task's headline."""
+    asked = [m for m in study["metrics"] if any(dig(run, "tests", test, "summary", m) is not None for run in runs)]
+    if asked:
+        return asked
+    headlines = [name for run in runs if (name := dig(run, "tests", test, "headline")) is not None]
+    # Older results do not name it; what was kept for every prompt beside it is known.
     columns = (dig(run, "tests", test, "columns") or {} for run in runs)
-    return [n for n in dict.fromkeys(itertools.chain.from_iterable(columns)) if n != "tokens"]
+    kept = (n for n in itertools.chain.from_iterable(columns) if n not in ("thinking", "tokens"))
+    return list(dict.fromkeys(headlines or kept))
 
 
 def values(run: Run, test: str, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
-    """Per-prompt values of a metric, and what their sum is divided by; None where the run has none."""
+    """Per-prompt values of a metric, and what their sum is divided by; None for a run or a metric without such."""
     column = dig(run, "tests", test, "columns", metric)
-    if column is None:
+    if column is None or "value" not in column:
         return None
     return unpack(column["value"]), unpack(column["per"]) if "per" in column else None
 
 
-def interval(cell: Cell, test: str, metric: str, resamples: int = 1000) -> Interval | None:
-    """A cell's mean with its interval over seeds and prompts; None where the metric has no per-prompt measures."""
-    found = [v for run in cell.runs if (v := values(run, test, metric)) is not None]
-    if not found or np.isnan(np.stack([v for v, _ in found])).all():
-        return None
-    per = None if found[0][1] is None else np.stack([p for _, p in found if p is not None])
-    return over_seeds_and_prompts(np.stack([v for v, _ in found]), per, resamples=resamples)
+def has_measures(run: Run, test: str, metric: str) -> bool:
+    """Whether a run's metric can be set beside that of others, prompt by prompt or resample by resample."""
+    column = dig(run, "tests", test, "columns", metric)
+    if column is None or dig(run, "tests", test, "summary", metric) is None:
+        return False
+    return bool(np.isfinite(unpack(column["value"] if "value" in column else column["drawn"])).any())
+
+
+def measured(runs: Sequence[Run], test: str, metric: str) -> Measured:
+    """A metric of runs of which `has_measures` is true, and which were asked the same prompts.
+
+    Raises:
+        ValueError: They were not.
+    """
+    columns = [dig(run, "tests", test, "columns", metric) for run in runs]
+    if all("drawn" in column for column in columns):
+        known = np.array([dig(run, "tests", test, "summary", metric) for run in runs], dtype=np.float64)
+        return of_resamples(known, np.stack([unpack(column["drawn"]) for column in columns]), columns[0]["units"])
+    above = np.stack([unpack(column["value"]) for column in columns])
+    return of_prompts(above, np.stack([unpack(c["per"]) for c in columns]) if "per" in columns[0] else None)
+
+
+def same_prompts(runs: Iterable[Run], test: str) -> bool:
+    """Whether runs were asked the same prompts."""
+    return len({dig(run, "tests", test, "prompts") for run in runs}) == 1
+
+
+def interval(cell: Cell, test: str, metric: str, resamples: int = 0) -> Interval | None:
+    """A cell's mean with its interval over seeds and prompts; None where there are no measures, or of different prompts.
+
+    Args:
+        cell: Its runs that have measures enter.
+        test: Its name.
+        metric: Its name.
+        resamples: Means nothing any more; resampled values were drawn when the runs were collected.
+    """
+    del resamples
+    usable = [run for run in cell.runs if has_measures(run, test, metric)]
+    return measured(usable, test, metric).interval() if same_prompts(usable, test) else None
 
 
 def comparisons(results: Mapping[str, Any]) -> list[Comparison]:
@@ -169,18 +222,15 @@ def _ordered(first: Cell, second: Cell, axis: str, against: str) -> tuple[Cell, 
 def _compare(first: Cell, second: Cell, matching: str, test: str, study: Mapping[str, Any]) -> list[Comparison]:
     found = []
     label = "start" if first.runs[0]["role"] == "start" else first.label
-    for metric in study["metrics"] or tested_metrics([*first.runs, *second.runs], test):
-        sides = _paired_runs(first, second)
-        known = [(values(a, test, metric), values(b, test, metric)) for a, b in sides]
-        same = all(dig(a, "tests", test, "prompts") == dig(b, "tests", test, "prompts") for a, b in sides)
-        usable = [(a, b) for a, b in known if a is not None and b is not None]
-        if not same or not usable or not all(np.isfinite(v).any() for pair in usable for v, _ in pair):
+    for metric in asked_metrics(study, [*first.runs, *second.runs], test):
+        usable = [pair for pair in _paired_runs(first, second) if all(has_measures(run, test, metric) for run in pair)]
+        if not same_prompts(itertools.chain.from_iterable(usable), test):
             continue
-        (one, one_per), (two, two_per) = (_stacked([pair[side] for pair in usable]) for side in (0, 1))
-        tested = paired(one, two, (one_per, two_per), resamples=study["resamples"])
+        one, two = (measured([pair[side] for pair in usable], test, metric) for side in (0, 1))
         lost = max(len(second.runs) + len(second.failed), len(usable)) - len(usable)
-        note = f"{lost} seeds without a partner" if lost else ""
-        found.append(Comparison(matching, test, metric, label, second.label, tested, note=note))
+        notes = [f"{lost} seeds without a partner"] if lost else []
+        notes += ["prompts only"] if len(usable) == 1 else []
+        found.append(Comparison(matching, test, metric, label, second.label, compare(one, two), note="; ".join(notes)))
     return found
 
 
@@ -190,13 +240,6 @@ def _paired_runs(first: Cell, second: Cell) -> list[tuple[Run, Run]]:
         return [(first.runs[0], run) for run in second.runs]
     by_seed = {run["axes"].get(SEED): run for run in first.runs}
     return [(by_seed[s], run) for run in second.runs if (s := run["axes"].get(SEED)) in by_seed]
-
-
-def _stacked(
-    columns: Sequence[tuple[NDArray[np.float64], NDArray[np.float64] | None]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    per = [p for _, p in columns if p is not None]
-    return np.stack([v for v, _ in columns]), np.stack(per) if per else None
 
 
 def side_drops(run: Run) -> dict[str, tuple[float, float]]:

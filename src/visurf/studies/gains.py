@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visurf.studies.analysis import Cell, dig, values
+from visurf.studies.analysis import Cell, asked_metrics, cells, dig, same_prompts, start_cells, start_of, values
 from visurf.studies.columns import unpack
 from visurf.studies.statistics import over_seeds_and_prompts
 
@@ -68,9 +68,8 @@ def by_length(cell: Cell, start: Cell, test: str, metric: str) -> list[Gain]:
 def _gains(cell: Cell, start: Cell, test: str, metric: str, groups: Mapping[str, NDArray[np.bool_]]) -> list[Gain]:
     before = values(start.runs[0], test, metric)
     after = [v for run in cell.runs if (v := values(run, test, metric)) is not None]
-    same = all(dig(run, "tests", test, "prompts") == dig(start.runs[0], "tests", test, "prompts") for run in cell.runs)
     # A ratio of sums has no gain of a prompt.
-    if before is None or before[1] is not None or not after or not same:
+    if before is None or before[1] is not None or not after or not same_prompts((start.runs[0], *cell.runs), test):
         return []
     differences = np.stack([v for v, _ in after]) - before[0]
     found = []
@@ -83,13 +82,21 @@ def _gains(cell: Cell, start: Cell, test: str, metric: str, groups: Mapping[str,
     return found
 
 
-def gain_rows(known: Sequence[Cell], starts: Mapping[str, Cell], test: str, metric: str) -> list[tuple[str, str, Gain]]:
-    """(cell, kind, gain) for every cell with a start."""
+def gains_over_start(results: Mapping[str, Any], matching: str, test: str) -> tuple[str, list[tuple[str, str, Gain]]]:
+    """The first metric of a test, and (cell, kind, gain) for every cell of a matching whose start was measured.
+
+    Args:
+        results: What results.json holds.
+        matching: Its name.
+        test: Its name.
+    """
+    known, starts = cells(results["runs"], matching), start_cells(results["runs"])
+    metric = next(iter(asked_metrics(results["study"], [run for cell in known for run in cell.runs], test)), "")
     found: list[tuple[str, str, Gain]] = []
     for cell in known:
-        start: Any = starts.get(cell.label)
+        start = start_of(cell, starts)
         if start is None or not cell.runs:
             continue
         for kind, gains in (("difficulty", by_difficulty), ("length", by_length)):
             found += [(cell.label, kind, gain) for gain in gains(cell, start, test, metric)]
-    return found
+    return metric, found

@@ -222,8 +222,8 @@ def start_jobs(study: Study, runs: Iterable[Job]) -> list[Job]:
     groups: dict[str, list[Job]] = {}
     for job in runs:
         if not job.error:
-            groups.setdefault(_judged_by(job.config, study), []).append(job)
-    found = []
+            groups.setdefault(judged_by(job.config, study), []).append(job)
+    found: list[Job] = []
     for members in groups.values():
         first = members[0]
         # An axis belongs to the model as it was if it tells the models apart.
@@ -234,7 +234,11 @@ def start_jobs(study: Study, runs: Iterable[Job]) -> list[Job]:
         }
         # A model as it was is not led by rewards: its metrics do not need those of a run.
         values = {**first.values, "reward": {k: v for k, v in _reward(first.values).items() if k not in _LEADING}}
-        found.append(Job("start", _name(shared.values()) or "start", shared, values, first.tests, probe=study.probe))
+        name, taken = _name(shared.values()) or "start", {job.name for job in found}
+        # Groups may share no axis value that tells them apart.
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        name = next(one for one in names if one not in taken)
+        found.append(Job("start", name, shared, values, first.tests, probe=study.probe))
     return found
 
 
@@ -242,7 +246,8 @@ def _reward(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(values.get("reward") or {})
 
 
-def _judged_by(config: Config, study: Study) -> str:
+def judged_by(config: Config, study: Study) -> str:
+    """What a model and the settings in which it is judged are: equal for runs that have one start, and for that start."""
     values = to_dict(config)
     values["model"] = {k: v for k, v in values["model"].items() if k not in ("lora", "gradient_checkpointing", "freeze_vision")}
     values["reward"] = {k: v for k, v in values["reward"].items() if k not in _LEADING}

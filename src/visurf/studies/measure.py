@@ -19,9 +19,10 @@ from visurf.studies.running import is_trained
 def measure(folder: Path, rollouts: int = 0) -> None:
     """Answer every test that has no summary yet; records.jsonl and summary.json go to FOLDER/tests/NAME.
 
-    With `rollouts`, also sample so many answers of every question; what `visurf probe` finds goes to FOLDER/tests/NAME/probe.json.
+    With `rollouts`, also sample so many answers of every question; what `visurf probe` finds goes to FOLDER/tests/NAME/probe.json,
+    or why there is nothing to find.
     """
-    from visurf.probing import probe
+    from visurf.probing import probe, right_measure
     from visurf.training import evaluate
 
     for path in sorted((folder / "tests").glob("*.yaml")):
@@ -29,7 +30,13 @@ def measure(folder: Path, rollouts: int = 0) -> None:
         if not (found / "summary.json").exists():
             evaluate(load_config(path), found)
         if rollouts and not (found / "probe.json").exists():
-            (found / "probe.partial").write_text(json.dumps(probe(load_config(path), rollouts)))
+            config = load_config(path)
+            if right_measure(config):
+                probed = probe(config, rollouts)
+            else:
+                why = f"the headline metric of {config.task.name} is no mean over samples"
+                probed = {"rollouts": rollouts, "skipped": why}
+            (found / "probe.partial").write_text(json.dumps(probed))
             (found / "probe.partial").replace(found / "probe.json")
 
 

@@ -10,17 +10,16 @@ from visurf.alarms import KINDS
 from visurf.studies.analysis import (
     Cell,
     Comparison,
+    asked_metrics,
     cells,
     comparisons,
     dig,
     interval,
     side_drops,
     start_cells,
-    start_of,
-    tested_metrics,
 )
 from visurf.studies.costs import UNITS
-from visurf.studies.gains import gain_rows
+from visurf.studies.gains import Gain, gains_over_start
 from visurf.studies.plan import SEED
 
 
@@ -40,13 +39,13 @@ def write_page(results: Mapping[str, Any], found: Sequence[Comparison] | None = 
         parts.append(f"## {matching[:1].upper()}{matching[1:]}")
         known = cells(runs, matching)
         parts += [f"**{test}**\n\n{_test_table(known, start_cells(runs), test, study)}" for test in study["tests"]]
-        parts += [_gains(known, start_cells(runs), test, study) for test in study["tests"]]
+        parts += [_gains(*gains_over_start(results, matching, test), test) for test in study["tests"]]
         parts.append(f"**Costs** (means over seeds)\n\n{_cost_table(known)}")
         side = _side_table(known)
         parts += [f"**Side tasks**: accuracy before and after training, and the drop\n\n{side}"] if side else []
     parts.append(_alarms(runs))
     tested = comparisons(results) if found is None else found
-    parts.append(_comparisons(tested, study))
+    parts.append(_comparisons(tested))
     failed = [run for run in runs if run["status"] != "done"]
     if failed:
         parts.append(_failures(failed))
@@ -67,6 +66,20 @@ def number(value: float | None, spread: float = math.nan) -> str:
     if math.isnan(spread):
         return f"{value:.3f}"
     return f"{value:.3f} ± {spread:.3f}"
+
+
+def start_label(cell: Cell) -> str:
+    """What tables call a starting checkpoint."""
+    return f"start {cell.label}" if cell.axes else cell.name
+
+
+def _difference(value: float, low: float, high: float) -> str:
+    """With its interval, where there is one: a single prompt has none."""
+    return f"{value:+.3f}" + ("" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]")
+
+
+def _probability(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.00005 else "<0.0001"
 
 
 def _made(results: Mapping[str, Any]) -> str:
@@ -92,17 +105,17 @@ def _tuning(results: Mapping[str, Any]) -> str:
 
 def _test_table(known: Sequence[Cell], starts: Sequence[Cell], test: str, study: Mapping[str, Any]) -> str:
     everyone = [run for cell in (*starts, *known) for run in cell.runs]
-    asked = study["metrics"] or [m for m in tested_metrics(everyone, test) if m != "thinking"]
+    asked = asked_metrics(study, everyone, test)
     shown = list(dict.fromkeys((*asked, "thinking", "parse_failed")))
     shown = [m for m in shown if any(dig(run, "tests", test, "summary", m) is not None for run in everyone)]
     lines = []
     for cell in (*starts, *known):
-        name = f"start {cell.label if cell.axes else ''}".strip() if cell in starts else cell.label
+        name = start_label(cell) if cell in starts else cell.label
         cellwise = [name, f"{len(cell.runs)}" + (f" ({len(cell.failed)} failed)" if cell.failed else "")]
         for position, metric in enumerate(shown):
             value, spread = cell.mean("tests", test, "summary", metric) or (None, math.nan)
             found = interval(cell, test, metric) if position < len(asked) and cell.runs else None
-            ends = f" [{found.low:.3f}, {found.high:.3f}]" if found is not None else ""
+            ends = f" [{found.low:.3f}, {found.high:.3f}]" if found is not None and not math.isnan(found.low) else ""
             cellwise.append(number(value, spread) + ends)
         lines.append(cellwise)
     return table(["run", "seeds", *shown], lines)
@@ -132,14 +145,10 @@ def _side_table(known: Sequence[Cell]) -> str:
     return table(["run", *names], lines) if names else ""
 
 
-def _gains(known: Sequence[Cell], starts: Sequence[Cell], test: str, study: Mapping[str, Any]) -> str:
+def _gains(metric: str, found: Sequence[tuple[str, str, Gain]], test: str) -> str:
     """Gains over the start by difficulty and by length, of the first metric."""
-    began = {cell.label: start for cell in known if (start := start_of(cell, starts)) is not None}
-    everyone = [run for cell in known for run in cell.runs]
-    metric = next(iter(study["metrics"] or tested_metrics(everyone, test)), "")
     lines = [
-        [label, kind, gain.group, str(gain.prompts), f"{gain.gain:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"]
-        for label, kind, gain in gain_rows(known, began, test, metric)
+        [label, kind, gain.group, str(gain.prompts), _difference(gain.gain, gain.low, gain.high)] for label, kind, gain in found
     ]
     if not lines:
         return ""
@@ -152,16 +161,20 @@ def _probes(runs: Sequence[Mapping[str, Any]]) -> str:
     """What the starting checkpoints can do, where they were probed."""
     lines: list[list[str]] = []
     head: list[str] = []
+    skipped: list[str] = []
     for run in (r for r in runs if r["role"] == "start"):
         for test, measured in (run.get("tests") or {}).items():
             found = measured.get("probe")
+            if "not_probed" in measured:
+                skipped.append(f"{run['name']} was not probed on {test}: {measured['not_probed']}.")
             if found is None:
                 continue
             numbers = {f"pass@{k}": v for k, v in found["pass_at"].items()}
             numbers |= {n: found[n] for n in ("label_nll", "entropy", "reward_variance", "flat", "label_rescues")}
             head = head or ["start", "test", *numbers]
             lines.append([run["name"], test, *(number(v) for v in numbers.values())])
-    return "## Starting checkpoints\n\n" + table(head, lines) if lines else ""
+    parts = [table(head, lines)] if lines else []
+    return "\n\n".join(["## Starting checkpoints", *parts, *skipped]) if parts or skipped else ""
 
 
 def _alarms(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -188,7 +201,7 @@ def _alarms(runs: Sequence[Mapping[str, Any]]) -> str:
     return f"## Deceptive rewards\n\n{said}\n\n" + table(["run", "seeds", *KINDS, "correlation"], lines)
 
 
-def _comparisons(found: Sequence[Comparison], study: Mapping[str, Any]) -> str:
+def _comparisons(found: Sequence[Comparison]) -> str:
     if not found:
         return ""
     lines = [
@@ -197,9 +210,9 @@ def _comparisons(found: Sequence[Comparison], study: Mapping[str, Any]) -> str:
             one.test,
             one.metric,
             f"{one.first} → {one.second}",
-            f"{one.found.difference.value:+.3f} [{one.found.difference.low:+.3f}, {one.found.difference.high:+.3f}]",
-            f"{one.found.p_value:.4f}",
-            f"{one.corrected:.4f}",
+            _difference(one.found.difference.value, one.found.difference.low, one.found.difference.high),
+            _probability(one.found.p_value),
+            _probability(one.corrected),
             number(one.found.over_prompts),
             number(one.found.over_seeds),
             str(one.found.seeds) + (f" ({one.note})" if one.note else ""),
@@ -207,10 +220,15 @@ def _comparisons(found: Sequence[Comparison], study: Mapping[str, Any]) -> str:
         for one in found
     ]
     said = (
-        "The second minus the first, on the same prompts and seeds; 95 % intervals and p-values from "
-        f"{study['resamples']:,} resamples of seeds and prompts, corrected by Holm over all {len(found)} rows. Effect sizes: d "
-        "over prompts (mean difference by its standard deviation), g over seeds (likewise, corrected for few)."
+        "The second minus the first, on the same prompts and seeds. 95 % intervals and p-values are about other seeds (Student's t "
+        f"over theirs) and other prompts together; the corrected p is Holm's over all {len(found)} rows. Effect sizes: d over "
+        "prompts (mean difference by its standard deviation), g over seeds (likewise, corrected for few)."
     )
+    if any(one.found.seeds == 1 for one in found):
+        said += (
+            " Where there is one seed (prompts only), interval and p are about other prompts for these very models: training again"
+            " with another seed may well turn such a difference round."
+        )
     head = ["matching", "test", "metric", "first → second", "difference", "p", "corrected p", "d", "g", "seeds"]
     return f"## Comparisons\n\n{said}\n\n{table(head, lines)}"
 

@@ -121,10 +121,10 @@ class Study:
         side: Name -> side questions, as in `evaluation.side`; asked before, during (every `evaluation.every` steps) and after
             training.
         matching: What is held equal; one table for each.
-        metrics: What tables show and tests compare; empty for the headline metric of the test's task.
+        metrics: What tables show and tests compare; the headline metric of the test's task where it is empty, or the test has none.
         compare: Which runs are tested against each other.
         probe: Rollouts of each starting checkpoint on every question of every test, for gains by difficulty; 0 for none.
-        resamples: Of the bootstrap.
+        resamples: Of the prompts, for metrics that are no means over them (ROC-AUC, AP).
     """
 
     about: str = ""
@@ -139,7 +139,7 @@ class Study:
     metrics: tuple[str, ...] = ()
     compare: Compare = Compare()
     probe: int = 0
-    resamples: int = 10000
+    resamples: int = 1000
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run.

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visurf.studies.analysis import Cell, cells, interval, start_cells, start_of, tested_metrics
+from visurf.studies.analysis import Cell, asked_metrics, cells, interval, start_cells, start_of
 from visurf.studies.gains import by_difficulty
+from visurf.studies.page import start_label
 
 
 def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -34,7 +35,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     for matching in (m["name"] for m in study["matching"]):
         known = [cell for cell in cells(runs, matching) if cell.runs]
         for test in study["tests"]:
-            names = study["metrics"] or [m for m in tested_metrics(runs, test) if m != "thinking"]
+            names = asked_metrics(study, runs, test)
             if not known or not names:
                 continue
             figure = Figure(figsize=(3.2 * len(names) + 2, 0.35 * (len(known) + len(starts)) + 1.2))
@@ -43,7 +44,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
             save(figure, f"{matching.replace(' ', '-')}-{test}")
     everyone = [cell for m in study["matching"][:1] for cell in cells(runs, m["name"]) if cell.runs]
     for test in study["tests"]:
-        metric = (study["metrics"] or [""])[0]
+        metric = next(iter(asked_metrics(study, runs, test)), "")
         gained = {c.label: by_difficulty(c, s, test, metric) for c in everyone if (s := start_of(c, starts)) is not None}
         if any(gained.values()):
             figure = Figure(figsize=(6, 3.5))
@@ -68,7 +69,7 @@ def _intervals(axis: Any, shown: list[Cell], starts: int, test: str, metric: str
         axis.errorbar(
             [value], [-place], xerr=spread, fmt="o" if place >= starts else "s", capsize=3, color="C0" if place >= starts else "0.5"
         )
-    axis.set_yticks([-i for i in range(len(shown))], [("start " if i < starts else "") + c.label for i, c in enumerate(shown)])
+    axis.set_yticks([-i for i in range(len(shown))], [c.label if i >= starts else start_label(c) for i, c in enumerate(shown)])
     axis.set_title(metric, fontsize=10)
     axis.grid(axis="x", alpha=0.3)
 

@@ -18,6 +18,7 @@ from visurf.studies.costs import cost_per_step
 from visurf.studies.grid import (
     Job,
     choose,
+    judged_by,
     pilot_jobs,
     run_jobs,
     start_jobs,
@@ -29,7 +30,7 @@ from visurf.studies.matching import keep_steps, matched_steps, named, settings_o
 from visurf.studies.page import write_page
 from visurf.studies.plan import Study, base_values, read_study
 from visurf.studies.running import Workers, is_trained, run_all
-from visurf.studies.tables import rows, write_csv, write_parquet
+from visurf.studies.tables import cell_rows, comparison_rows, gain_table, rows, write_csv, write_parquet
 
 Say = Callable[[str], None]
 
@@ -196,7 +197,12 @@ def results_of(progress: Progress, path: Path, chosen: Mapping[tuple[str, ...], 
         # Per-prompt measures of the validation set serve no comparison.
         run["tests"] = {name: {**test, "columns": {}} for name, test in run.get("tests", {}).items()}
         run.pop("curves", None)
-    others = [collect(job, progress.out, progress.study.metrics) for job in (*progress.pilots, *progress.starts, *progress.runs)]
+    jobs = (*progress.pilots, *progress.starts, *progress.runs)
+    others = [collect(job, progress.out, progress.study.metrics, progress.study.resamples) for job in jobs]
+    began = {judged_by(job.config, progress.study): job.name for job in progress.starts}
+    for job, run in zip(jobs, others, strict=True):
+        if job.role == "run" and not job.error and (start := began.get(judged_by(job.config, progress.study))):
+            run["start"] = start
     return {
         "name": path.stem,
         "command": f"visurf study {path} --out {progress.out}",
@@ -213,16 +219,25 @@ def write_results(results: Mapping[str, Any], out: Path, say: Say) -> None:
     """results.json, tables, page and plots; from results alone, without run folders."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    table = rows(results)
-    write_csv(out / "table.csv", table)
+    found = comparisons(results)
+    tables = {
+        "table": rows(results),
+        "cells": cell_rows(results),
+        "comparisons": comparison_rows(found),
+        "gains": gain_table(results),
+    }
+    tables = {name: table for name, table in tables.items() if table}
+    for name, table in tables.items():
+        write_csv(out / f"{name}.csv", table)
     try:
-        write_parquet(out / "table.parquet", table)
+        for name, table in tables.items():
+            write_parquet(out / f"{name}.parquet", table)
     except ImportError:
-        say("no table.parquet: pip install 'visurf[datasets]' brings pyarrow")
+        say("no parquet tables: pip install 'visurf[datasets]' brings pyarrow")
     try:
         from visurf.studies.plots import draw
 
         draw(results, out / "plots")
     except ImportError:
         say("no plots: pip install 'visurf[report]' brings matplotlib")
-    (out / "page.md").write_text(write_page(results, comparisons(results)))
+    (out / "page.md").write_text(write_page(results, found))

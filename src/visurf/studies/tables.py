@@ -1,15 +1,17 @@
-"""Results as one table, a row a run: CSV and parquet. No torch."""
+"""Results as tables of runs, cells, comparisons and gains: CSV and parquet. No torch."""
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from visurf.metrics.intervals import Interval
-from visurf.studies.analysis import Cell, interval, side_drops
+from visurf.studies.analysis import Cell, Comparison, cells, dig, interval, side_drops, start_cells
 from visurf.studies.costs import UNITS
+from visurf.studies.gains import gains_over_start
 
 _FIRST = ("role", "name", "matching", "status", "stage", "error")
 
@@ -42,6 +44,90 @@ def _row(run: Mapping[str, Any]) -> dict[str, Any]:
     for kind, alarm in (run.get("alarms") or {}).items():
         row[f"alarm/{kind}"] = alarm["step"]
     return row
+
+
+def cell_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for every metric of every test of every cell: runs that differ in their seed only, and each start.
+
+    Columns: role, matching (of a start empty), cell, ``axis/NAME``, test, metric; mean and deviation over seeds, how many were
+    done and how many failed; `low` and `high` of the 95 % interval over seeds and prompts, where there is one.
+    """
+    starts = [("start", "", cell) for cell in start_cells(results["runs"])]
+    matchings = (m["name"] for m in results["study"]["matching"])
+    known = [*starts, *(("run", name, cell) for name in matchings for cell in cells(results["runs"], name))]
+    return [
+        _cell_row(role, matching, cell, test, metric)
+        for role, matching, cell in known
+        for test in results["study"]["tests"]
+        for metric in dict.fromkeys(name for run in cell.runs for name in dig(run, "tests", test, "summary") or ())
+    ]
+
+
+def _cell_row(role: str, matching: str, cell: Cell, test: str, metric: str) -> dict[str, Any]:
+    mean, deviation = cell.mean("tests", test, "summary", metric) or (None, None)
+    found = interval(cell, test, metric)
+    return {
+        "role": role,
+        "matching": matching,
+        "cell": cell.name if role == "start" else cell.label,
+        **{f"axis/{axis}": value for axis, value in cell.axes.items()},
+        "test": test,
+        "metric": metric,
+        "seeds": len(cell.runs),
+        "failed": len(cell.failed),
+        "mean": mean,
+        "deviation": _known(deviation),
+        "low": None if found is None else _known(found.low),
+        "high": None if found is None else _known(found.high),
+    }
+
+
+def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """A row for every comparison of the page.
+
+    Columns: matching, test, metric; `first` and `second`, the cells, with the mean of each; their `difference`, second minus first,
+    with `low` and `high` of its 95 % interval; `p`, and `corrected_p` over all rows; effect sizes `d` over prompts and `g` over
+    seeds; pairs of seeds; a note.
+    """
+    return [
+        {
+            "matching": one.matching,
+            "test": one.test,
+            "metric": one.metric,
+            "first": one.first,
+            "second": one.second,
+            "first_mean": one.found.first,
+            "second_mean": one.found.second,
+            "difference": one.found.difference.value,
+            "low": _known(one.found.difference.low),
+            "high": _known(one.found.difference.high),
+            "p": one.found.p_value,
+            "corrected_p": one.corrected,
+            "d": _known(one.found.over_prompts),
+            "g": _known(one.found.over_seeds),
+            "seeds": one.found.seeds,
+            "note": one.note,
+        }
+        for one in found
+    ]
+
+
+def gain_table(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for every group of prompts: the gain of a cell over its start, in the first metric, by difficulty and by length."""
+    rows = []
+    for matching in (m["name"] for m in results["study"]["matching"]):
+        for test in results["study"]["tests"]:
+            metric, found = gains_over_start(results, matching, test)
+            for cell, kind, gain in found:
+                about = {"matching": matching, "test": test, "metric": metric, "cell": cell, "by": kind, "group": gain.group}
+                ends = {"low": _known(gain.low), "high": _known(gain.high)}
+                rows.append({**about, "prompts": gain.prompts, "gain": gain.gain, **ends})
+    return rows
+
+
+def _known(value: float | None) -> float | None:
+    """Nothing instead of NaN."""
+    return None if value is None or math.isnan(value) else value
 
 
 def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
