@@ -119,7 +119,7 @@ def cell_line(cell: Cell, name: str, columns: Sequence[tuple[str, str, str]]) ->
     line = [name, str(len(cell.runs))]
     for _, test, metric in columns:
         text = spread([value(dict(run), test, metric) for run in cell.runs])
-        found = interval(cell, test, metric, resamples=1000) if cell.runs else None
+        found = interval(cell, test, metric) if cell.runs else None
         line.append(text + (f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found is not None else ""))
     return line
 

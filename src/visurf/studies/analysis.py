@@ -168,16 +168,14 @@ def same_prompts(runs: Iterable[Run], test: str) -> bool:
     return len({dig(run, "tests", test, "prompts") for run in runs}) == 1
 
 
-def interval(cell: Cell, test: str, metric: str, resamples: int = 0) -> Interval | None:
+def interval(cell: Cell, test: str, metric: str) -> Interval | None:
     """A cell's mean with its interval over seeds and prompts; None where there are no measures, or of different prompts.
 
     Args:
         cell: Its runs that have measures enter.
         test: Its name.
         metric: Its name.
-        resamples: Means nothing any more; resampled values were drawn when the runs were collected.
     """
-    del resamples
     usable = [run for run in cell.runs if has_measures(run, test, metric)]
     return measured(usable, test, metric).interval() if same_prompts(usable, test) else None
 
