@@ -215,6 +215,24 @@ def test_a_turned_picture_of_sixteen_bits_is_upright():
     np.testing.assert_array_equal(np.asarray(image)[..., 0], np.rot90(RAMP >> 8, -1))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_header_tells_the_size_that_the_upright_picture_has(kind, orientation):
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.new("RGB", (64, 32))
+    stored.paste("white", (0, 0, 16, 16))
+    stored.save(stream, kind, exif=exif)
+    picture = ImageRef(stream.getvalue())
+    assert picture.size == ((64, 32) if orientation < 5 else (32, 64))
+    upright = picture.load()
+    assert upright.size == picture.size == ImageRef(Image.open(stream)).size == ImageRef(upright).size
+    # The corner that the stored picture's upper left one is turned to.
+    left, upper = orientation in (1, 4, 5, 8), orientation in (1, 2, 5, 6)
+    x, y = (4 if left else picture.size[0] - 5), (4 if upper else picture.size[1] - 5)
+    assert np.argwhere(np.asarray(upright)[..., 0] > 127).mean(axis=0) == pytest.approx((y, x), abs=4)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_pixels_without_a_white_are_refused(kind):
     stream = io.BytesIO()
