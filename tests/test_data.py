@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visurf.benchmarks.masks import ImageMask
 from visurf.config import DataConfig
 from visurf.data import describe, load_data
 from visurf.tasks import TASKS
@@ -254,6 +255,34 @@ def test_a_mask_of_sixteen_bits_may_number_its_object_one(folder):
     Image.fromarray(mask).save(folder / "mask.png")
     (sample,) = load(folder, row(target={"masks": ["mask.png"]})).samples
     assert sample.target.boxes == ((10.0, 20.0, 30.0, 40.0),)
+
+
+def mask_pictures():
+    """A 20 x 20 object at (10, 20) in every way a picture of 100 x 80 can say so."""
+    index = np.zeros((80, 100), np.uint8)
+    index[20:40, 10:30] = 1
+    for name, colours in (("light background", [250, 250, 250, 0, 0, 0]), ("black palette", [0] * 6)):
+        palette = Image.frombytes("P", (100, 80), index.tobytes())
+        palette.putpalette(colours)
+        yield name, palette
+    yield "zeros and ones", Image.fromarray(index)
+    yield "bits", Image.fromarray(index * 255).convert("1")
+    yield "cut-out", Image.merge("RGBA", [Image.new("L", (100, 80), 200)] * 3 + [Image.fromarray(index * 255)])
+    yield "grey cut-out", Image.merge("LA", [Image.new("L", (100, 80), 9), Image.fromarray(index * 40)])
+    yield "opaque", Image.merge("RGBA", [Image.fromarray(index * 255)] * 3 + [Image.new("L", (100, 80), 255)])
+    yield "opaque grey", Image.merge("LA", [Image.fromarray(index * 255), Image.new("L", (100, 80), 255)])
+    yield "faint red", Image.merge("RGB", [Image.fromarray(index), *[Image.new("L", (100, 80))] * 2])
+
+
+@pytest.mark.parametrize(("name", "picture"), [pytest.param(*case, id=case[0]) for case in mask_pictures()])
+def test_what_a_mask_picture_says(folder, name, picture):
+    picture.save(folder / "mask.png")
+    with Image.open(folder / "mask.png") as stored:
+        assert stored.mode == picture.mode
+    (sample,) = load(folder, row(target={"masks": ["mask.png"]})).samples
+    assert sample.target.boxes == ((10.0, 20.0, 30.0, 40.0),)
+    mask = ImageMask(folder / "mask.png").load()
+    assert mask.sum() == mask[20:40, 10:30].sum() == 400
 
 
 def test_a_response_is_kept(folder):

@@ -128,7 +128,6 @@ def _world(source: str) -> list[Sample]:
 def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     """Samples of a data set in its original layout, whole or few-shot."""
     from visurf.benchmarks import get_benchmark, loader_options
-    from visurf.benchmarks.masks import with_objects
     from visurf.benchmarks.rows import RowReport
     from visurf.benchmarks.selection import draw, few_shot
 
@@ -155,8 +154,19 @@ def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     derived = 0
     if Objects in task.targets:
         derived = sum(len(s.target.boxes) for s in samples if isinstance(s.target, Objects) and s.target.points is None)
-        samples = [with_objects(s) if isinstance(s.target, Objects | Masks) else s for s in samples]
+        samples = _with_objects(samples, report)
     return DataSet(_all_settled(samples, task, source, report), tuple(report.bad), derived)
+
+
+def _with_objects(samples: Sequence[Sample], report: RowReport) -> list[Sample]:
+    """Samples whose masks became boxes; one whose masks cannot be read is a bad row."""
+    from visurf.benchmarks.masks import with_objects
+
+    found = []
+    for sample in samples:
+        with report.row(sample.id):
+            found.append(with_objects(sample) if isinstance(sample.target, Objects | Masks) else sample)
+    return found
 
 
 def _settled(sample: Sample, task: Task, where: str) -> Sample:
