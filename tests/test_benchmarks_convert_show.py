@@ -31,6 +31,12 @@ def test_coco_to_jsonl(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_coco_to_jsonl_holds_sizes_against_the_pictures(tmp_path):
+    picture(tmp_path / "000000000042.jpg", size=(32, 24))
+    with pytest.raises(DataError, match="32 x 24 pixels upright, got 64 x 48"):
+        from_coco(dump(tmp_path / "a.json", coco_data()), tmp_path)
+
+
 def test_coco_to_jsonl_takes_lvis_files(tmp_path):
     data = coco_data(annotations=[annotation(1, 42, 18, (5, 5, 10, 10))])
     data["images"] = [{"id": 42, "coco_url": "http://x/val2017/1.jpg", "width": 64, "height": 48, "neg_category_ids": [90]}]

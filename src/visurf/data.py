@@ -127,12 +127,15 @@ def _world(source: str) -> list[Sample]:
 
 def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     """Samples of a data set in its original layout, whole or few-shot."""
-    from visurf.benchmarks import get_benchmark, loader_options
+    from visurf.benchmarks import get_benchmark, loader_options, read_option
     from visurf.benchmarks.rows import RowReport
     from visurf.benchmarks.selection import draw, few_shot
 
     name, _, query = source.removeprefix("benchmark:").partition("?")
-    options: dict[str, Any] = {k: int(v) if v.isdecimal() else v for k, v in parse_qsl(query)}
+    try:
+        options: dict[str, Any] = {k: read_option(k, v) for k, v in parse_qsl(query)}
+    except ValueError as error:
+        raise DataError(f"{source}: an option is not valid YAML ({error})") from error
     if missing := {"root", "split"} - set(options):
         raise DataError(f"{source}: missing {sorted(missing)[0]!r}; expected benchmark:NAME?root=FOLDER&split=SPLIT")
     root, split, seed = Path(config.root, str(options.pop("root"))), str(options.pop("split")), options.pop("seed", 0)

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from visurf.orientation import upright_size
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -36,8 +38,6 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})++(?:\.\d*+)?(?:[eE][+-]?\d++)?"
 # Formats whose pictures of more than 8 bits come in mode "I" and fill 16 bits, be it in some versions of Pillow only.
 _SCALED_TO_16_BITS = ("PNG", "PPM")
 _BITS_PER_SAMPLE = 258
-_TIFF_SIZE = (256, 257)
-_ORIENTATION = 0x0112
 
 
 class DataError(ValueError):
@@ -65,16 +65,6 @@ def open_picture(source: str | Path | bytes, name: str) -> Image.Image:
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise DataError(f"image {name}: {image.width} x {image.height} pixels is over the limit {MAX_IMAGE_PIXELS}")
     return image
-
-
-def _upright_size(image: Image.Image) -> Size:
-    """Width and height of a picture after EXIF transposition, of whose pixels none are needed."""
-    if image.getexif().get(_ORIENTATION) not in (5, 6, 7, 8):
-        return image.size
-    # What Pillow calls a TIFF's size before its pixels are read is transposed or not, as its version goes.
-    tags = getattr(image, "tag_v2", {})
-    width, height = (tags[name] for name in _TIFF_SIZE) if image.format == "TIFF" else image.size
-    return height, width
 
 
 def _eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
@@ -129,12 +119,12 @@ class ImageRef:
         if self._size is None:
             image = self._open()
             try:
-                width, height = _upright_size(image)
+                size = upright_size(image)
             except Exception as error:  # as in `open_picture`
                 raise DataError(f"image {self.name}: its EXIF data cannot be read ({error})") from error
             if not isinstance(self.source, Image.Image):
                 image.close()
-            object.__setattr__(self, "_size", (width, height))
+            object.__setattr__(self, "_size", size)
         assert self._size is not None
         return self._size
 
