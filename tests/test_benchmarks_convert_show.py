@@ -123,6 +123,29 @@ def test_yolo_names(tmp_path):
             read_yolo_names(tmp_path / "data.yaml")
 
 
+def test_yolo_names_of_a_text_file_keep_their_numbers(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("cat\r\ndog\r\n\r\n\n")
+    assert read_yolo_names(path) == ["cat", "dog"]
+    for text, line in (("cat\n\ndog\n", 2), ("\ncat\n", 1), ("cat\ndog\n \nbird\n", 3), ("", 1)):
+        path.write_text(text)
+        with pytest.raises(DataError, match=rf"classes\.txt: line {line}: expected a class name"):
+            read_yolo_names(path)
+
+
+def test_yolo_poses_are_refused(tmp_path):
+    (tmp_path / "data.yaml").write_text("names: [person]\nkpt_shape: [4, 2]\n")
+    with pytest.raises(DataError, match=r"data\.yaml, field 'kpt_shape': these labels are poses"):
+        read_yolo_names(tmp_path / "data.yaml")
+
+
+def test_a_csv_field_that_is_too_long_is_a_data_error(tmp_path):
+    long = "x" * 140_000
+    for text, line in ((f"image,question,class\na.jpg,x,y\na.jpg,{long},y\n", 2), (f"image,question,{long}\n", 0)):
+        with pytest.raises(DataError, match=rf"a\.csv: behind line {line}: not a CSV table \(field larger"):
+            from_csv(*write_csv(tmp_path, text))
+
+
 def write_csv(root, text):
     picture(root / "images/a.jpg")
     (root / "a.csv").write_text(text, encoding="utf-8-sig")
