@@ -38,12 +38,13 @@ TORCH_FREE += tuple(
         "page",
     )
 )
-TORCH_FREE += ("serving", "eligibility")
+TORCH_FREE += ("serving", "eligibility", "orientation", "mask_pictures")
 TORCH_FREE += ("small_pictures", "group_rows", "provenance", "drawing", "reporting")
 HEAVY = {"torch", "transformers", "peft", "tokenizers", "safetensors"}
 # Who may import whom inside the package; a module that is not named here is free.
 MAY_IMPORT = {
-    "types": (),
+    "orientation": (),
+    "types": ("orientation",),
     "geometry": ("types",),
     "advantages": (),
     "mixing": (),

@@ -31,6 +31,12 @@ def test_coco_to_jsonl(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_coco_to_jsonl_holds_sizes_against_the_pictures(tmp_path):
+    picture(tmp_path / "000000000042.jpg", size=(32, 24))
+    with pytest.raises(DataError, match="32 x 24 pixels upright, got 64 x 48"):
+        from_coco(dump(tmp_path / "a.json", coco_data()), tmp_path)
+
+
 def test_coco_to_jsonl_takes_lvis_files(tmp_path):
     data = coco_data(annotations=[annotation(1, 42, 18, (5, 5, 10, 10))])
     data["images"] = [{"id": 42, "coco_url": "http://x/val2017/1.jpg", "width": 64, "height": 48, "neg_category_ids": [90]}]
@@ -115,6 +121,29 @@ def test_yolo_names(tmp_path):
         (tmp_path / "data.yaml").write_text(text)
         with pytest.raises(DataError, match=r"data\.yaml"):
             read_yolo_names(tmp_path / "data.yaml")
+
+
+def test_yolo_names_of_a_text_file_keep_their_numbers(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("cat\r\ndog\r\n\r\n\n")
+    assert read_yolo_names(path) == ["cat", "dog"]
+    for text, line in (("cat\n\ndog\n", 2), ("\ncat\n", 1), ("cat\ndog\n \nbird\n", 3), ("", 1)):
+        path.write_text(text)
+        with pytest.raises(DataError, match=rf"classes\.txt: line {line}: expected a class name"):
+            read_yolo_names(path)
+
+
+def test_yolo_poses_are_refused(tmp_path):
+    (tmp_path / "data.yaml").write_text("names: [person]\nkpt_shape: [4, 2]\n")
+    with pytest.raises(DataError, match=r"data\.yaml, field 'kpt_shape': these labels are poses"):
+        read_yolo_names(tmp_path / "data.yaml")
+
+
+def test_a_csv_field_that_is_too_long_is_a_data_error(tmp_path):
+    long = "x" * 140_000
+    for text, line in ((f"image,question,class\na.jpg,x,y\na.jpg,{long},y\n", 2), (f"image,question,{long}\n", 0)):
+        with pytest.raises(DataError, match=rf"a\.csv: behind line {line}: not a CSV table \(field larger"):
+            from_csv(*write_csv(tmp_path, text))
 
 
 def write_csv(root, text):

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from benchmark_miniatures import annotation, coco_data, dump, picture, real
 from visurf.benchmarks import get_benchmark, lvis
@@ -297,12 +298,43 @@ def test_trap_published_exist_map_chooses_what_the_baseline_claimed():
     assert any(s.target.boxes for s in chosen.unasked)  # the baseline missed some: its AP is not the standard one
 
 
-def test_sizes_come_from_the_upright_picture(tmp_path):
-    from PIL import Image
+@pytest.mark.parametrize(("size", "turned"), [((32, 24), False), ((64, 48), True)])
+def test_trap_a_picture_of_another_size_than_its_annotations_say_is_a_bad_row(size, turned, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    dump(tmp_path / "annotations/instances_val2017.json", coco_data())
+    picture(tmp_path / "val2017/000000000042.jpg", size=size, exif=exif.tobytes())
+    picture(tmp_path / "val2017/000000000043.jpg")
+    shown = "48 x 64" if turned else "32 x 24"
+    with pytest.raises(DataError, match=rf"image 42, .*000000000042\.jpg, {shown} pixels upright, got 64 x 48") as found:
+        load(tmp_path)
+    assert ("its EXIF data turn it" in str(found.value)) == turned
+    report = RowReport("skip")
+    assert {s.meta["image_id"] for s in load(tmp_path, report=report)} == {43}
+    assert [row for row, _ in report.bad] == ["42"]
 
+
+def test_a_picture_without_a_header_is_left_to_who_opens_it(coco):
+    (coco / "val2017").mkdir()
+    (coco / "val2017/000000000042.jpg").write_bytes(b"no picture")
+    assert len(load(coco)) == 5
+
+
+def test_trap_lvis_picture_of_another_size(tmp_path):
+    data = coco_data(annotations=[annotation(1, 42, 18, (5, 5, 10, 10))])
+    data["images"] = [{"id": 42, "coco_url": "http://x/val2017/1.jpg", "width": 64, "height": 48, "neg_category_ids": [90]}]
+    dump(tmp_path / "annotations/lvis_v1_val.json", data)
+    picture(tmp_path / "val2017/1.jpg", size=(128, 96))
+    with pytest.raises(DataError, match="128 x 96 pixels upright, got 64 x 48"):
+        get_benchmark("lvis").load(tmp_path, "val")
+
+
+def test_sizes_come_from_the_upright_picture(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = picture(tmp_path / "val2017/000000000042.jpg", exif=exif.tobytes())
-    dump(tmp_path / "annotations/instances_val2017.json", coco_data())
+    upright = [{**image, "width": 48, "height": 64} if image["id"] == 42 else image for image in coco_data()["images"]]
+    dog = annotation(1774, 42, 18, (6.5, 7.25, 20, 10))
+    dump(tmp_path / "annotations/instances_val2017.json", coco_data(images=upright, annotations=[dog]))
     assert load(tmp_path)[0].images[0].source == path
     assert load(tmp_path)[0].size == (48, 64)

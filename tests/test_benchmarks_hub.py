@@ -100,6 +100,11 @@ def test_trap_visionreasoner_training_boxes_are_pixels_of_the_squashed_picture()
         training_from_rows([training('[{"bbox_2d": [416, 7, 1000, 553], "point_2d": [648, 249]}]')])
 
 
+def test_trap_visionreasoner_a_box_up_to_the_edge_ends_there():
+    (sample,) = training_from_rows([training('[{"bbox_2d": [0, 7, 840, 839], "point_2d": [648, 249]}]')])
+    assert sample.target.boxes == ((0, 7, 840, 840),)
+
+
 def test_trap_visionreasoner_no_target_is_an_empty_list():
     assert training_from_rows([training("[]")])[0].target == Objects((), ())
 

@@ -146,6 +146,33 @@ def test_trap_mask_of_another_resolution_is_resampled_to_nearest(tmp_path):
     assert ImageMask(path).load().shape == (24, 32)
 
 
+def test_a_mask_keeps_an_object_that_falls_between_the_pixels_of_a_smaller_picture(tmp_path):
+    path = mask_file(tmp_path / "m.png", size=(1024, 1024), box=(515, 3, 518, 6))
+    mask = ImageMask(path, ImageRef(picture(tmp_path / "a.jpg", size=(64, 64)))).load()
+    np.testing.assert_array_equal(np.argwhere(mask), [[0, 32]])
+
+
+@pytest.mark.parametrize("values", [None, ((1, 1), (3, 255))])
+def test_a_mask_file_without_the_object_is_an_error_and_not_no_object(values, tmp_path):
+    path = mask_file(tmp_path / "m.png", box=(1, 1, 5, 5), value=3) if values else mask_file(tmp_path / "m.png", box=None)
+    with pytest.raises(DataError, match=r"m\.png: this mask is empty"):
+        ImageMask(path, values=values).load()
+
+
+def test_of_shapes_of_one_size_the_first_wins_as_in_lisa(tmp_path):
+    image = ImageRef(picture(tmp_path / "a.jpg"))
+    square = ((2.0, 2.0), (12.0, 2.0), (12.0, 12.0), (2.0, 12.0))
+    beside = tuple((x + 5, y) for x, y in square)
+    for first, second in ((1, 255), (255, 1)):
+        areas = [np.count_nonzero(fill_opencv(shape, (64, 48))) for shape in (square, beside)]
+        expected = np.zeros((48, 64), np.uint8)
+        for index in np.argsort(areas)[::-1]:
+            expected[fill_opencv((square, beside)[index], (64, 48)) == 1] = (first, second)[index]
+        mask = PaintedMask(((first, square), (second, beside)), image).load()
+        np.testing.assert_array_equal(mask, expected)
+        assert mask[7, 10] == first
+
+
 def test_unreadable_mask_is_a_data_error(tmp_path):
     (tmp_path / "m.png").write_bytes(b"no picture")
     for name in ("m.png", "none.png"):
@@ -168,7 +195,7 @@ def test_with_objects_derives_boxes_and_points(tmp_path):
     assert made.target == Objects(((10.0, 8.0, 30.0, 20.0),), made.target.points)
     assert made.target.points is not None
     assert 10 < made.target.points[0][0] < 30
-    empty = with_objects(Sample("a", (), "?", Masks((ImageMask(mask_file(tmp_path / "e.png", box=None)),))))
+    empty = with_objects(Sample("a", (), "?", Masks((PolygonMask((), (8, 8)),))))
     assert empty.target == Objects((), ())
     centre = with_objects(Sample("a", (), "?", Objects(((0, 0, 4, 4),))))
     assert centre.target == Objects(((0, 0, 4, 4),), ((2.0, 2.0),))

@@ -58,6 +58,22 @@ def test_refcoco_image_folders(folder, tmp_path):
     assert load(tmp_path, images=tmp_path / "x")[0].images[0].source.parent == tmp_path / "x"
 
 
+@pytest.mark.parametrize("name", ["refcoco", "grefcoco"])
+def test_trap_a_picture_of_another_size_than_its_annotations_say_is_a_bad_row(name, tmp_path):
+    if name == "refcoco":
+        write_refcoco(tmp_path, [reference(1, 1774), reference(2, 1775)])
+    else:
+        write_grefcoco(tmp_path, [reference(1, [1774]), reference(2, [1775])])
+    assert len({id(s.images[0]) for s in load(tmp_path, name)}) == 1
+    picture(tmp_path / "train2014/COCO_train2014_000000000042.jpg", size=(32, 24))
+    with pytest.raises(DataError, match="32 x 24 pixels upright, got 64 x 48"):
+        load(tmp_path, name)
+    report = RowReport("skip")
+    with pytest.raises(DataError, match="expected at least one usable row"):
+        load(tmp_path, name, report=report)
+    assert [row for row, _ in report.bad] == ["1", "2"]
+
+
 def test_trap_refcoco_two_references_may_share_an_annotation(tmp_path):
     write_refcoco(tmp_path, [reference(1, 1774), reference(2, 1774)])
     assert len({s.id for s in load(tmp_path)}) == 4

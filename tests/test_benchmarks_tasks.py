@@ -5,13 +5,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmark_miniatures import dump, mask_file, picture, real
 from visurf.benchmarks import get_benchmark
 from visurf.benchmarks.masks import with_objects
 from visurf.benchmarks.omniact import parse_script
 from visurf.benchmarks.rows import RowReport
-from visurf.types import Choice, DataError, Number, Objects, Points, Text
+from visurf.config import DataConfig
+from visurf.data import load_data
+from visurf.tasks import TASKS
+from visurf.types import Choice, DataError, ImageRef, Number, Objects, Points, Sample, Text
 
 
 def load(root, name, split, **options):
@@ -182,6 +186,30 @@ def test_trap_real_iad_mask_of_another_size_and_any_positive_value(tmp_path):
     assert (mask.shape, mask.max(), mask.sum()) == ((48, 64), 1, 64)
 
 
+def test_trap_real_iad_defect_too_small_for_its_copy_is_still_one(tmp_path):
+    write_real_iad(tmp_path)
+    mask_file(next(tmp_path.glob("realiad_1024/**/*.png")), size=(1024, 1024), box=(513, 513, 516, 516))
+    defect = load(tmp_path, "real_iad", "test")[1]
+    assert with_objects(defect).target.boxes == ((32, 24, 33, 25),)
+    assert TASKS["anomaly"].judge(defect, Objects())["anomalous"] == 1.0
+    assert TASKS["anomaly"].judge(defect, Objects())["n_hit"] is None
+
+
+def test_real_iad_empty_mask_is_an_error_and_no_normal_picture(tmp_path):
+    write_real_iad(tmp_path)
+    mask_file(next(tmp_path.glob("realiad_1024/**/*.png")), box=None)
+    normal, defect, _ = load(tmp_path, "real_iad", "test")
+    with pytest.raises(DataError, match=r"BX_C1_2023\.png: this mask is empty"):
+        TASKS["anomaly"].judge(defect, Objects())
+    assert TASKS["anomaly"].judge(normal, Objects())["anomalous"] == 0.0
+
+
+def test_anomalous_is_what_the_data_set_says():
+    for said, target in ((True, Objects()), (False, Objects(((0, 0, 4, 4),)))):
+        sample = Sample("a", (ImageRef(Image.new("RGB", (8, 8))),), "?", target, meta={"anomalous": said})
+        assert TASKS["anomaly"].judge(sample, Objects())["anomalous"] == float(said)
+
+
 def test_real_iad_views_of_a_part_share_its_name(tmp_path):
     samples = load(write_real_iad(tmp_path), "real_iad", "test")
     assert len({s.meta["part"] for s in samples}) == 2
@@ -232,8 +260,39 @@ def test_trap_isic_copies_append_to_the_folder_name(tmp_path):
 
 def test_trap_isic_mask_is_binarised_in_the_middle_not_above_zero(tmp_path):
     write_isic(tmp_path)
-    mask_file(tmp_path / "ISIC2018_Task1_Test_GroundTruth/ISIC_0000000_segmentation.png", value=100)
-    assert not load(tmp_path, "isic2018", "test")[0].target.load()[0].any()
+    path = tmp_path / "ISIC2018_Task1_Test_GroundTruth/ISIC_0000000_segmentation.png"
+    blurred = np.full((48, 64), 100, np.uint8)
+    blurred[8:20, 10:30] = 200
+    Image.fromarray(blurred).save(path)
+    assert load(tmp_path, "isic2018", "test")[0].target.load()[0].sum() == 12 * 20
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1"])
+def test_trap_isic_copies_may_hold_zeros_and_ones(mode, tmp_path):
+    write_isic(tmp_path)
+    path = mask_file(tmp_path / "ISIC2018_Task1_Test_GroundTruth/ISIC_0000000_segmentation.png", value=1)
+    stored = Image.open(path).copy()
+    if mode == "P":
+        stored = Image.frombytes("P", stored.size, stored.tobytes())
+        stored.putpalette([0, 0, 0, 255, 255, 255])
+    (stored.point(lambda v: 255 * v, "1") if mode == "1" else stored).save(path)
+    sample = load(tmp_path, "isic2018", "test")[0]
+    assert with_objects(sample).target.boxes == ((10, 8, 30, 20),)
+    assert TASKS["lesion"].judge(sample, Objects(((10, 8, 30, 20),)))["giou"] == 1.0
+
+
+@pytest.mark.parametrize("value", [0, 100])
+def test_trap_isic_every_picture_has_a_lesion(value, tmp_path):
+    write_isic(tmp_path)
+    mask_file(tmp_path / "ISIC2018_Task1_Test_GroundTruth/ISIC_0000000_segmentation.png", value=value)
+    with pytest.raises(DataError, match=rf"0_segmentation\.png: this mask is empty; its largest value is {value}, .* than 127"):
+        load(tmp_path, "isic2018", "test")[0].target.load()
+    source = f"benchmark:isic2018?root={tmp_path}&split=test"
+    with pytest.raises(DataError, match="this mask is empty"):
+        load_data(source, DataConfig(), TASKS["lesion"])
+    data = load_data(source, DataConfig(on_bad_sample="skip"), TASKS["lesion"])
+    assert [s.id for s in data.samples] == ["ISIC_0000001"]
+    assert data.skipped[0][0] == "ISIC_0000000"
 
 
 def test_trap_isic_segmentation_of_2017_is_spelled_otherwise(tmp_path):

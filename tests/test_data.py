@@ -1,18 +1,22 @@
 """Samples from JSONL and data-set rows: every problem names file, line and field before training starts."""
 
+import dataclasses
 import io
 import json
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
+from visurf.benchmarks.masks import ImageMask
 from visurf.config import DataConfig
 from visurf.data import describe, load_data
 from visurf.tasks import TASKS
-from visurf.types import DataError, ImageRef, Number, Objects, Points, Text
+from visurf.types import DataError, ImageRef, Number, Objects, Points, Sample, Text
 
 REFERRING = TASKS["referring"]
 
@@ -215,6 +219,54 @@ def test_a_turned_picture_of_sixteen_bits_is_upright():
     np.testing.assert_array_equal(np.asarray(image)[..., 0], np.rot90(RAMP >> 8, -1))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_header_tells_the_size_that_the_upright_picture_has(kind, orientation):
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.new("RGB", (64, 32))
+    stored.paste("white", (0, 0, 16, 16))
+    stored.save(stream, kind, exif=exif)
+    picture = ImageRef(stream.getvalue())
+    assert picture.size == ((64, 32) if orientation < 5 else (32, 64))
+    upright = picture.load()
+    assert upright.size == picture.size == ImageRef(Image.open(stream)).size == ImageRef(upright).size
+    # The corner that the stored picture's upper left one is turned to.
+    left, upper = orientation in (1, 4, 5, 8), orientation in (1, 2, 5, 6)
+    x, y = (4 if left else picture.size[0] - 5), (4 if upper else picture.size[1] - 5)
+    assert np.argwhere(np.asarray(upright)[..., 0] > 127).mean(axis=0) == pytest.approx((y, x), abs=4)
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def turned_png(late, text=False):
+    """A PNG of 60 x 30 pixels that are to be turned, as it says before or behind its pixels, in a chunk for that or in a text."""
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RAMP).save(stream, "PNG")
+    plain, said = stream.getvalue(), exif.tobytes().removeprefix(b"Exif\0\0")
+    profile = b"Raw profile type exif\0\nexif\n%d\n" % (len(said) + 6) + (b"Exif\0\0" + said).hex().encode()
+    place = plain.index(b"IEND" if late else b"IDAT") - 4
+    return plain[:place] + (chunk(b"tEXt", profile) if text else chunk(b"eXIf", said)) + plain[place:]
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_png_may_say_behind_its_pixels_that_it_is_turned(late, text):
+    picture = ImageRef(turned_png(late, text))
+    assert picture.size == picture.load().size == (30, 60)
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(monkeypatch):
+    stream = io.BytesIO()
+    Image.fromarray(RAMP).save(stream, "PNG")
+    monkeypatch.setattr(PngImageFile, "load", None)
+    assert ImageRef(stream.getvalue()).size == (60, 30)
+    assert ImageRef(turned_png(late=False)).size == (30, 60)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_pixels_without_a_white_are_refused(kind):
     stream = io.BytesIO()
@@ -236,6 +288,34 @@ def test_a_mask_of_sixteen_bits_may_number_its_object_one(folder):
     Image.fromarray(mask).save(folder / "mask.png")
     (sample,) = load(folder, row(target={"masks": ["mask.png"]})).samples
     assert sample.target.boxes == ((10.0, 20.0, 30.0, 40.0),)
+
+
+def mask_pictures():
+    """A 20 x 20 object at (10, 20) in every way a picture of 100 x 80 can say so."""
+    index = np.zeros((80, 100), np.uint8)
+    index[20:40, 10:30] = 1
+    for name, colours in (("light background", [250, 250, 250, 0, 0, 0]), ("black palette", [0] * 6)):
+        palette = Image.frombytes("P", (100, 80), index.tobytes())
+        palette.putpalette(colours)
+        yield name, palette
+    yield "zeros and ones", Image.fromarray(index)
+    yield "bits", Image.fromarray(index * 255).convert("1")
+    yield "cut-out", Image.merge("RGBA", [Image.new("L", (100, 80), 200)] * 3 + [Image.fromarray(index * 255)])
+    yield "grey cut-out", Image.merge("LA", [Image.new("L", (100, 80), 9), Image.fromarray(index * 40)])
+    yield "opaque", Image.merge("RGBA", [Image.fromarray(index * 255)] * 3 + [Image.new("L", (100, 80), 255)])
+    yield "opaque grey", Image.merge("LA", [Image.fromarray(index * 255), Image.new("L", (100, 80), 255)])
+    yield "faint red", Image.merge("RGB", [Image.fromarray(index), *[Image.new("L", (100, 80))] * 2])
+
+
+@pytest.mark.parametrize(("name", "picture"), [pytest.param(*case, id=case[0]) for case in mask_pictures()])
+def test_what_a_mask_picture_says(folder, name, picture):
+    picture.save(folder / "mask.png")
+    with Image.open(folder / "mask.png") as stored:
+        assert stored.mode == picture.mode
+    (sample,) = load(folder, row(target={"masks": ["mask.png"]})).samples
+    assert sample.target.boxes == ((10.0, 20.0, 30.0, 40.0),)
+    mask = ImageMask(folder / "mask.png").load()
+    assert mask.sum() == mask[20:40, 10:30].sum() == 400
 
 
 def test_a_response_is_kept(folder):
@@ -288,6 +368,33 @@ def test_a_benchmark_in_its_original_layout_is_a_source(folder, shared):
     for wrong in ("benchmark:coco?split=val", f"{source}&classes=coco-9", f"{source}&colour=1", "benchmark:kitti?root=a&split=b"):
         with pytest.raises(DataError):
             load_data(wrong, DataConfig(), task)
+
+
+def test_options_of_a_source_are_values_as_those_of_the_command_line(monkeypatch):
+    from visurf import benchmarks
+
+    seen = {}
+
+    def load(root, split, *, report, **options):
+        seen.update(options, root=root, split=split)
+        return [Sample("a", (), "?", Text("yes"))]
+
+    known = benchmarks.get_benchmark("chartqa")
+    monkeypatch.setattr(benchmarks, "get_benchmark", lambda name: dataclasses.replace(known, load=load))
+
+    def options(query):
+        seen.clear()
+        load_data(f"benchmark:chartqa?root=no&split=2014&{query}", DataConfig(), TASKS["question_answering"])
+        assert (seen.pop("root"), seen.pop("split")) == (Path("no"), "2014")
+        return dict(seen)
+
+    assert options("crop_banner=False&all_absent=true&absent=2") == {"crop_banner": False, "all_absent": True, "absent": 2}
+    assert options("categories=usb") == {"categories": ("usb",)}
+    assert options("categories=usb,pcb&classes=dog, cat") == {"categories": ("usb", "pcb"), "classes": ("dog", "cat")}
+    assert options("classes=[dog]&texts=all") == {"classes": ["dog"], "texts": "all"}
+    assert options("json_folder=1e5&form=yes_no") == {"json_folder": "1e5", "form": "yes_no"}
+    with pytest.raises(DataError, match="an option is not valid YAML"):
+        options("form=[")
 
 
 def test_paths_are_relative_to_the_root(tmp_path, monkeypatch):

@@ -257,7 +257,7 @@ def test_a_bad_validation_picture_costs_no_finished_step(tmp_path, undisturbed):
     for name in ("train", "check"):
         (tmp_path / name).mkdir()
         write_data(tmp_path / name)
-    validation = {"data": {"validation": str(tmp_path / "check" / "data.jsonl")}, "evaluation": {"every": 3}}
+    validation = {"data": {"validation": str(tmp_path / "check" / "data.jsonl")}, "evaluation": {"every": 3, "before": False}}
 
     def report(event):
         if event["event"] == "step" and event["step"] == 1:

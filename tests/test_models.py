@@ -1,7 +1,11 @@
 """Prompts, completions and frames of a loaded model, and writing it back."""
 
+import json
+import shutil
+
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from tiny import MIN_PIXELS, make_prompt, make_tokens, picture
@@ -104,3 +108,46 @@ def test_merging_keeps_prompts_in_order_and_skips_text():
     parts = [{"pixel_values": torch.full((1, 2), float(i))} for i in (1, 2)]
     assert merge([parts[0], {}, parts[1]])["pixel_values"][:, 0].tolist() == [1.0, 2.0]
     assert merge([{}, {}]) == {}
+
+
+STORED = {"min_pixels": 3136, "max_pixels": 12845056}
+EDGES = {"shortest_edge": 3136, "longest_edge": 12845056}
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{"size": EDGES}, STORED, {**STORED, "size": EDGES}, {"size": STORED}, {**STORED, "size": STORED}],
+    ids=["size", "keys", "both", "old names in size", "keys and old names"],
+)
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_limits_of_pixels_win_over_a_checkpoints_own_however_it_writes_them(family, layout, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"patch_size": 14, "merge_size": 2, **layout}))
+
+    def limits(*given):
+        processor = FAMILIES[family].load_image_processor(tmp_path, *given)
+        return processor, (processor.size["shortest_edge"], processor.size["longest_edge"])
+
+    assert limits(None, None)[1] == (3136, 12845056)
+    assert limits(12544, None)[1] == (12544, 12845056)
+    assert limits(None, 401408)[1] == (3136, 401408)
+    processor, found = limits(12544, 401408)
+    assert found == (12544, 401408)
+    grid = processor(images=[Image.new("RGB", (1400, 1400)), Image.new("RGB", (28, 28))], return_tensors="pt")["image_grid_thw"]
+    areas = grid.prod(-1) * 14 * 14
+    assert areas[0] <= 401408
+    assert areas[1] >= 12544
+    processor.save_pretrained(tmp_path)
+    assert limits(None, None)[1] == (12544, 401408)
+
+
+def test_limits_of_pixels_are_saved_where_the_source_keeps_its_own_in_the_processors_file(checkpoints, tmp_path):
+    shutil.copytree(checkpoints["qwen2_5_vl"], tmp_path / "source")
+    preprocessor = tmp_path / "source" / "preprocessor_config.json"
+    whole = {"processor_class": "Qwen2_5_VLProcessor", "image_processor": json.loads(preprocessor.read_text())}
+    (tmp_path / "source" / "processor_config.json").write_text(json.dumps(whole))
+    preprocessor.unlink()
+    model = load_model(tmp_path / "source", min_pixels=MIN_PIXELS, max_pixels=2 * MIN_PIXELS)
+    save_model(model, model.network, tmp_path / "saved")
+    size = load_model(tmp_path / "saved").image_processor.size
+    assert (size["shortest_edge"], size["longest_edge"]) == (MIN_PIXELS, 2 * MIN_PIXELS)
+    assert json.loads((tmp_path / "saved" / "processor_config.json").read_text()) == {"processor_class": "Qwen2_5_VLProcessor"}

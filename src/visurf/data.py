@@ -129,10 +129,15 @@ def benchmark_options(source: str) -> tuple[str, dict[str, Any]]:
     """The name in ``benchmark:NAME?root=FOLDER&split=SPLIT``, and its options.
 
     Raises:
-        DataError: No root or no split.
+        DataError: No root or no split, or an option that cannot be read.
     """
+    from visurf.benchmarks import read_option
+
     name, _, query = source.removeprefix("benchmark:").partition("?")
-    options: dict[str, Any] = {k: int(v) if v.isdecimal() else v for k, v in parse_qsl(query)}
+    try:
+        options: dict[str, Any] = {k: read_option(k, v) for k, v in parse_qsl(query)}
+    except ValueError as error:
+        raise DataError(f"{source}: an option is not valid YAML ({error})") from error
     if missing := {"root", "split"} - set(options):
         raise DataError(f"{source}: missing {sorted(missing)[0]!r}; expected benchmark:NAME?root=FOLDER&split=SPLIT")
     return name, options
@@ -141,7 +146,6 @@ def benchmark_options(source: str) -> tuple[str, dict[str, Any]]:
 def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     """Samples of a data set in its original layout, whole or few-shot."""
     from visurf.benchmarks import get_benchmark, loader_options
-    from visurf.benchmarks.masks import with_objects
     from visurf.benchmarks.rows import RowReport
     from visurf.benchmarks.selection import draw, few_shot
 
@@ -165,8 +169,19 @@ def _benchmark(source: str, config: DataConfig, task: Task) -> DataSet:
     derived = 0
     if Objects in task.targets:
         derived = sum(len(s.target.boxes) for s in samples if isinstance(s.target, Objects) and s.target.points is None)
-        samples = [with_objects(s) if isinstance(s.target, Objects | Masks) else s for s in samples]
+        samples = _with_objects(samples, report)
     return DataSet(_all_settled(samples, task, source, report), tuple(report.bad), derived)
+
+
+def _with_objects(samples: Sequence[Sample], report: RowReport) -> list[Sample]:
+    """Samples whose masks became boxes; one whose masks cannot be read is a bad row."""
+    from visurf.benchmarks.masks import with_objects
+
+    found = []
+    for sample in samples:
+        with report.row(sample.id):
+            found.append(with_objects(sample) if isinstance(sample.target, Objects | Masks) else sample)
+    return found
 
 
 def _settled(sample: Sample, task: Task, where: str) -> Sample:

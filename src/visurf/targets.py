@@ -11,6 +11,7 @@ import numpy as np
 
 from visurf.config import DataConfig
 from visurf.geometry import box_centre, mask_box, mask_point
+from visurf.mask_pictures import stored_values
 from visurf.types import (
     Answer,
     Box,
@@ -111,10 +112,7 @@ def _masks(value: Any, folder: Path, size: Size, where: str) -> list[tuple[Box, 
     found = []
     for image in image_refs(value, folder, where):
         try:
-            raw = image.load_raw()
-            # Of more than 8 bits a pixel even the smallest number is the object; colours are not 0 if they are not black.
-            plane = raw if raw.mode[0] in "IF" else raw.convert("RGB").convert("L")
-            mask = (np.asarray(plane) > 0).astype(np.uint8)
+            mask = (stored_values(image) > 0).astype(np.uint8)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         if mask.shape != (size[1], size[0]):

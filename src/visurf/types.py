@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from visurf.orientation import upright_size
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -116,15 +118,13 @@ class ImageRef:
         """
         if self._size is None:
             image = self._open()
-            width, height = image.size
             try:
-                if image.getexif().get(0x0112) in (5, 6, 7, 8):
-                    width, height = height, width
+                size = upright_size(image)
             except Exception as error:  # as in `open_picture`
                 raise DataError(f"image {self.name}: its EXIF data cannot be read ({error})") from error
             if not isinstance(self.source, Image.Image):
                 image.close()
-            object.__setattr__(self, "_size", (width, height))
+            object.__setattr__(self, "_size", size)
         assert self._size is not None
         return self._size
 

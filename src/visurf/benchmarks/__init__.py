@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from visurf.plain_yaml import read_yaml
 from visurf.types import DataError, Sample
 
 
@@ -70,8 +71,21 @@ BENCHMARKS = {
 }
 
 
+def read_option(name: str, text: str) -> Any:
+    """The value of an option in a source's name: YAML, as on the command line, but names of folders and splits are texts.
+
+    Raises:
+        ValueError: Not YAML.
+    """
+    if name in ("root", "split", "images", "json_folder"):
+        return text
+    return int(text) if text.isdecimal() else read_yaml(text)
+
+
 def loader_options(options: Mapping[str, Any], root: Path | str = "") -> dict[str, Any]:
     """Arguments of a loader from texts: names of class lists become the lists, paths become paths below `root`.
+
+    `classes` and `categories` may also be names with commas between them.
 
     Raises:
         DataError: There is no such class list.
@@ -79,8 +93,10 @@ def loader_options(options: Mapping[str, Any], root: Path | str = "") -> dict[st
     from visurf.benchmarks.class_lists import class_list
 
     found = dict(options)
-    if isinstance(found.get("classes"), str):
-        found["classes"] = class_list(found["classes"])
+    for name in ("classes", "categories"):
+        if isinstance(text := found.get(name), str):
+            listed = tuple(part.strip() for part in text.split(",") if part.strip())
+            found[name] = class_list(text) if name == "classes" and "," not in text else listed
     return found | {name: Path(root, str(found[name])) for name in ("images", "test_list") if name in found}
 
 

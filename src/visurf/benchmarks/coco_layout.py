@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from visurf.benchmarks.masks import PolygonMask, RunLengthMask
-from visurf.benchmarks.rows import RowReport, finish, image_path, numbers, read_json, require, xywh
+from visurf.benchmarks.rows import RowReport, check_size, finish, image_path, numbers, read_json, require, xywh
 from visurf.types import Box, DataError, Detections, ImageRef, LazyMask, Sample, Size, check_boxes
 
 
@@ -30,12 +30,25 @@ class CocoFile:
     annotations: Mapping[int, list[Mapping[str, Any]]]
     categories: Mapping[int, str]
     category_records: Mapping[int, Mapping[str, Any]]
+    _pictures: dict[int, ImageRef] = field(default_factory=dict, compare=False, repr=False)
 
     def size(self, image_id: int) -> Size:
         """Width and height as the file states them."""
         where = f"{self.path}: image {image_id}"
         record = self.images[image_id]
         return require(record, "width", int, where), require(record, "height", int, where)
+
+    def picture(self, image_id: int, path: Path) -> ImageRef:
+        """An image's picture, one for all of its samples; its header is read once.
+
+        Raises:
+            DataError: The picture has another size than the file states.
+        """
+        if image_id not in self._pictures:
+            image = ImageRef(path)
+            check_size(image, self.size(image_id), f"{self.path}: image {image_id}")
+            self._pictures[image_id] = image
+        return self._pictures[image_id]
 
 
 def read_coco(path: Path, *, keep: Callable[[Mapping[str, Any]], bool] | None = None) -> CocoFile:
@@ -142,7 +155,7 @@ def detection_samples(
     for image_id, image in file.images.items():
         with report.row(image_id):
             where = f"{file.path}: image {image_id}"
-            size, picture = file.size(image_id), (ImageRef(path_of(image, where)),)
+            size, picture = file.size(image_id), (file.picture(image_id, path_of(image, where)),)
             present: dict[int, list[Mapping[str, Any]]] = {}
             for annotation in file.annotations[image_id]:
                 present.setdefault(annotation["category_id"], []).append(annotation)

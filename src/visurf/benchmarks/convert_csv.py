@@ -63,6 +63,13 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        yield from _named_lines(reader, path)
+    except csv.Error as error:
+        raise DataError(f"{path}: behind line {reader.line_num}: not a CSV table ({error})") from error
+
+
+def _named_lines(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     columns = [name.strip().lower() for name in reader.fieldnames or []]
     columns = [ALIASES.get(name, name) for name in columns]
     _check_columns(columns, f"{path}: line 1")

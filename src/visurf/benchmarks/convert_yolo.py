@@ -122,15 +122,23 @@ def read_yolo_names(path: Path) -> list[str]:
     """Class names from `data.yaml` (a list, or a map from numbers) or from a text file with one name a line.
 
     Raises:
-        DataError: No names are in it.
+        DataError: No names are in it, a class has none, or the labels are poses.
     """
     text = decode_text(read_bytes(path), path)
     if path.suffix not in (".yaml", ".yml"):
-        return [line.strip() for line in text.split("\n") if line.strip()]
+        lines = [line.strip() for line in text.rstrip().split("\n")]
+        if "" in lines:
+            # A line's place is its class: without this one all later classes would be named wrongly.
+            raise DataError(f"{path}: line {lines.index('') + 1}: expected a class name, the line is blank")
+        return lines
     try:
-        names = (read_yaml(text) or {}).get("names")
+        values = read_yaml(text) or {}
+        names, keypoints = values.get("names"), values.get("kpt_shape")
     except (ValueError, AttributeError) as error:
         raise DataError(f"{path}: not valid YAML with a field 'names' ({error})") from error
+    if keypoints is not None:
+        # Key points behind a box can be as many numbers as a polygon has.
+        raise DataError(f"{path}, field 'kpt_shape': these labels are poses; expected boxes or polygons")
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:

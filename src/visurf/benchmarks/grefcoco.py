@@ -23,7 +23,7 @@ from visurf.benchmarks.rows import (
     row_id,
     xywh,
 )
-from visurf.types import DataError, ImageRef, Objects, Sample, check_boxes
+from visurf.types import DataError, Objects, Sample, check_boxes
 
 SPLITS = ("train", "val", "testA", "testB")
 
@@ -97,7 +97,8 @@ def _reference(
         raise DataError(f"{where}, field 'ann_id': expected at least one object that is no crowd region, got {ids}")
     boxes = check_boxes([xywh(a.get("bbox"), f"{where}, its bbox") for a in annotations], size, f"{where}, its bbox")
     masks = tuple(annotation_mask(a, size, f"{where}, annotation {a['id']}") for a in annotations)
-    picture = ImageRef(image_path(folder, file.images[image_id].get("file_name"), f"{file.path}: image {image_id}"))
+    path = image_path(folder, file.images[image_id].get("file_name"), f"{file.path}: image {image_id}")
+    picture = file.picture(image_id, path)
     meta = {
         "ref_id": ref_id,
         "image_id": image_id,

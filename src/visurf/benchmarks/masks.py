@@ -16,7 +16,8 @@ from PIL import Image
 
 from visurf.benchmarks.rasterise import decode_counts, fill_coco, fill_opencv
 from visurf.geometry import box_centre, mask_box, mask_point
-from visurf.types import DataError, ImageRef, LazyMask, Masks, Objects, Point, Sample, Size, open_picture
+from visurf.mask_pictures import stored_values
+from visurf.types import DataError, ImageRef, LazyMask, Masks, Objects, Point, Sample, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,12 +87,12 @@ class RunLengthMask:
 
 @dataclass(frozen=True)
 class ImageMask:
-    """A mask in an image file of one channel; a pixel above `threshold` belongs to the object.
+    """A mask in an image file, read as `visurf.mask_pictures` does; a pixel above `threshold` belongs to the object.
 
     Attributes:
         path: The file, opened by content.
         image: The picture it lies on, when the file may be of another resolution; resampled to nearest. None keeps it.
-        threshold: 0 for files of 0 and 255 (or 1) that were never interpolated.
+        threshold: 0 for files of 0 and 255 that were never interpolated. A file of 0 and 1 has the threshold 0 in any case.
         values: When given, maps stored values to mask values instead of the threshold (trimaps).
     """
 
@@ -106,22 +107,31 @@ class ImageMask:
         """Decode.
 
         Raises:
-            DataError: Missing or unreadable.
+            DataError: Missing, unreadable, or without any pixel of the object: that is a broken copy, not "no object".
         """
         try:
-            with open_picture(self.path, str(self.path)) as opened:
-                plane = opened if opened.mode in ("L", "P", "I", "1", "I;16") else opened.convert("L")
-                if self.image is not None and plane.size != self.image.size:
-                    plane = plane.resize(self.image.size, Image.Resampling.NEAREST)
-                stored = np.array(plane)
-        except Exception as error:  # a broken file makes Pillow's readers raise nearly anything
+            stored = stored_values(ImageRef(self.path))
+        except DataError as error:
             raise DataError(f"{self.path}: cannot be read as a mask ({error})") from error
-        if self.values is None:
-            return (stored > self.threshold).astype(np.uint8)
         mask = np.zeros(stored.shape, dtype=np.uint8)
-        for value, meaning in self.values:
-            mask[stored == value] = meaning
-        return mask
+        if self.values is None:
+            mask[stored > (self.threshold if stored.max() > 1 else 0)] = 1
+        else:
+            for value, meaning in self.values:
+                mask[stored == value] = meaning
+        if not (mask == 1).any():
+            above = f"; its largest value is {stored.max()}, expected more than {self.threshold}" if self.values is None else ""
+            raise DataError(f"{self.path}: this mask is empty{above}")
+        return mask if self.image is None or mask.shape[::-1] == self.image.size else _resampled(mask, self.image.size)
+
+
+def _resampled(mask: Mask, size: Size) -> Mask:
+    """A mask in another resolution, to nearest; an object too small for that covers every pixel that it touches."""
+    found = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    if not (found == 1).any():
+        rows, columns = np.nonzero(mask == 1)
+        found[rows * size[1] // mask.shape[0], columns * size[0] // mask.shape[1]] = 1
+    return found
 
 
 @dataclass(frozen=True)
@@ -139,9 +149,10 @@ class PaintedMask:
     __array__ = _as_array
 
     def load(self) -> Mask:
-        """Paint; a smaller shape wins over a larger one."""
+        """Paint; a smaller shape wins over a larger one, of two of one size the first."""
         width, height = self.image.size
-        painted = [(value, fill_opencv(vertices, (width, height))) for value, vertices in self.shapes]
+        # LISA sorts areas ascending and walks backwards, so of equal areas the first shape of the file is painted last.
+        painted = [(value, fill_opencv(vertices, (width, height))) for value, vertices in reversed(self.shapes)]
         mask = np.zeros((height, width), dtype=np.uint8)
         for value, shape in sorted(painted, key=lambda pair: -int(pair[1].sum())):
             mask[shape == 1] = value

@@ -21,7 +21,7 @@ from visurf.benchmarks.rows import (
     row_id,
     xywh,
 )
-from visurf.types import DataError, ImageRef, Objects, Sample, check_boxes
+from visurf.types import DataError, Objects, Sample, check_boxes
 
 IMAGE_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 SPLITS = {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test"), "umd": ("train", "val", "test")}
@@ -87,7 +87,8 @@ def _reference(
     boxes = check_boxes([xywh(annotation.get("bbox"), f"{where}, its bbox")], size, f"{where}, its bbox")
     mask = annotation_mask(annotation, size, f"{where}, annotation {annotation_id}")
     # The reference's own file_name ends with the annotation's id and names no file.
-    picture = ImageRef(image_path(folder, file.images[image_id].get("file_name"), f"{file.path}: image {image_id}"))
+    path = image_path(folder, file.images[image_id].get("file_name"), f"{file.path}: image {image_id}")
+    picture = file.picture(image_id, path)
     meta = {
         "ref_id": require(reference, "ref_id", int, where),
         "image_id": image_id,

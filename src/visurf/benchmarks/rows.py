@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn, TypeVar
 
-from visurf.types import Box, DataError, ImageRef, Sample, check_boxes, is_finite
+from visurf.types import Box, DataError, ImageRef, Sample, Size, check_boxes, is_finite
 
 T = TypeVar("T")
 
@@ -154,6 +154,32 @@ def boxes_on(image: ImageRef, boxes: Sequence[Sequence[float]], where: str, *, i
     here = not isinstance(image.source, str | Path) or Path(image.source).exists()
     # Far beyond any picture; adding one pixel to it must still be exact.
     return check_boxes(boxes, image.size if here else (1 << 40, 1 << 40), where, inverted=inverted)
+
+
+def check_size(image: ImageRef, stated: Size, where: str) -> None:
+    """Hold what an annotation file says of a picture against its header, where there is a picture with a readable one.
+
+    Args:
+        image: The picture.
+        stated: Width and height as the file states them.
+        where: File and row, for the message.
+
+    Raises:
+        DataError: The picture has another size, so that coordinates for the one are wrong on the other.
+    """
+    if isinstance(image.source, str | Path) and not Path(image.source).exists():
+        return
+    try:
+        size = image.size
+    except DataError:
+        # Who opens it says so; it is no reason to know fewer samples here than without any pictures.
+        return
+    if size != stated:
+        turned = "; its EXIF data turn it, the annotations seem to be for the picture as stored" if size == stated[::-1] else ""
+        raise DataError(
+            f"{where}, fields 'width' and 'height': expected the size of {image.name}, {size[0]} x {size[1]} pixels upright, "
+            f"got {stated[0]} x {stated[1]}{turned}"
+        )
 
 
 def find(root: Path, candidates: Sequence[str], what: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def training_from_rows(rows: Rows, *, report: RowReport | None = None) -> list[S
 
     The pictures were squashed to 840 x 840 and the boxes are pixels of *that* picture, which is the one a model is given, so
     it is the original here; `meta["original_size"]` is the size before. A box's right and bottom are the last pixel, so
-    one is added.
+    one is added, up to the picture's edge.
 
     Args:
         rows: Dicts with id, problem, solution and image, alone or each after its place in the file.
@@ -47,8 +48,9 @@ def training_from_rows(rows: Rows, *, report: RowReport | None = None) -> list[S
     for index, (where, row) in enumerate(placed(rows)):
         with report.row(row_id(row, "id", index)):
             picture = picture_of(row, where)
-            target = _solution(require(row, "solution", str, where), f"{where}, field 'solution'")
-            check_boxes(target.boxes, picture.size, f"{where}, field 'solution'")
+            field = f"{where}, field 'solution'"
+            target = _solution(require(row, "solution", str, where), field)
+            target = replace(target, boxes=check_boxes(target.boxes, picture.size, field))
             original = (require(row, "img_width", int, where), require(row, "img_height", int, where))
             question = require(row, "problem", str, where)
             meta = {"original_size": original}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -169,6 +170,14 @@ def save_model(
         origin = _file_of(model.source, name)
         if origin is not None and not (folder / name).exists():
             shutil.copy(origin, folder / name)
+            _drop_image_processor(folder / name)
+
+
+def _drop_image_processor(file: Path) -> None:
+    """Take an image processor's settings out of a processor's: they would win over the file that was written for them."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if settings.pop("image_processor", None) is not None:
+        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _untied(network: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

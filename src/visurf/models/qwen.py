@@ -26,15 +26,14 @@ def load_image_processor(source: str | Path, min_pixels: int | None, max_pixels:
     """Qwen2-VL's image processor (the class that needs no torchvision), with its pixel limits overridden where given."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    processor = Qwen2VLImageProcessorPil.from_pretrained(str(source))
-    size = dict(processor.size)
-    if min_pixels is not None:
-        size["shortest_edge"] = min_pixels
-    if max_pixels is not None:
-        size["longest_edge"] = max_pixels
-    if min_pixels is not None or max_pixels is not None:
-        processor = Qwen2VLImageProcessorPil.from_pretrained(str(source), size=size)
-    return processor
+    stored = dict(Qwen2VLImageProcessorPil.from_pretrained(str(source)).size)
+    # A checkpoint has its limits in `size`, beside it, in both, or in `size` under their old names. Limits that are given by
+    # these names win over all of them, those given as `size` over some.
+    limits: dict[str, Any] = {
+        "min_pixels": stored.get("shortest_edge", stored.get("min_pixels")) if min_pixels is None else min_pixels,
+        "max_pixels": stored.get("longest_edge", stored.get("max_pixels")) if max_pixels is None else max_pixels,
+    }
+    return Qwen2VLImageProcessorPil.from_pretrained(str(source), **limits)
 
 
 def _encode(processor: Any, images: Sequence[Image], *, pixels: bool) -> EncodedImages:

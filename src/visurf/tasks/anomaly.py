@@ -61,10 +61,14 @@ RANKING = {
 
 
 def judge(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
-    """As `visurf.tasks.segmentation.measure`, and `anomalous`: the truth; `said`: 1 for boxes, 0 for none, None for neither."""
+    """As `visurf.tasks.segmentation.measure`, and `anomalous`: the truth; `said`: 1 for boxes, 0 for none, None for neither.
+
+    The truth is what a data set says in ``meta["anomalous"]``, and without it whether the target has an object.
+    """
     said = float(bool(answer.boxes)) if isinstance(answer, Objects) else None
     found = segmentation.measure(sample, answer)
-    return {**found, "anomalous": float(found["n_hit"] is None), "said": said}
+    known = sample.meta.get("anomalous")
+    return {**found, "anomalous": float(known if isinstance(known, bool) else found["n_hit"] is None), "said": said}
 
 
 def judge_yes_no(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
