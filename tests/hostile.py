@@ -214,5 +214,6 @@ def long_texts():
         objects = (piece * (SIZE // len(piece)))[:-1]
         yield f"<think></think><answer>[{objects}]</answer>"
         yield f"<answer>```json[{objects}]```</answer>"
+    yield "<think></think><answer>a" + "\u0301\u0316" * (SIZE // 2) + "</answer>"
     yield "<think></think><answer>" + "[" * SIZE + "]" * SIZE + "</answer>"
     yield "<think>{</think>" + " " * SIZE + "<answer>[1" + "," + " " * SIZE

@@ -14,6 +14,7 @@ from visurf.benchmarks.omniact import parse_script
 from visurf.benchmarks.rows import RowReport
 from visurf.config import DataConfig
 from visurf.data import load_data
+from visurf.predictions import evaluate_predictions
 from visurf.tasks import TASKS
 from visurf.types import Choice, DataError, ImageRef, Number, Objects, Points, Sample, Text
 
@@ -349,6 +350,21 @@ def test_trap_mathvista_duplicate_choices_take_the_first(tmp_path):
     assert load(tmp_path, "mathvista", "testmini")[0].target.letter == "B"
 
 
+@pytest.mark.parametrize(
+    ("said", "option"),
+    [("45", "45°"), ("45 degrees", "45°"), ("$45^\\circ$", "45°"), ("B", "45°"), ("(b)", "45°"), ("c.", "60°"), ("60", "60°")],
+)
+def test_trap_mathvista_takes_the_nearest_option_of_any_answer(tmp_path, said, option):
+    choices = ["30°", "45°", "60°", "90°"]
+    dump(tmp_path / "testmini.json", {"7": problem(choices=choices, answer="45°")})
+    rows = [{"id": "7", "completion": f"<think>a</think><answer>{said}</answer>"}]
+    found = evaluate_predictions("mathvista", tmp_path, "testmini", rows, resamples=5)
+    assert found.records[0]["error"] is None
+    assert found.values()["mathvista"] == float(option == "45°")
+    (silent,) = evaluate_predictions("mathvista", tmp_path, "testmini", [{"id": "7", "completion": said}], resamples=5).records
+    assert (silent["error"], silent["measures"]["mathvista"]) == ("no_answer", 0.0)
+
+
 def test_trap_mathvista_numbers_are_text_and_stay_as_written(tmp_path):
     dump(tmp_path / "testmini.json", {"9": free("1.20", "float", precision=2)})
     assert load(tmp_path, "mathvista", "testmini")[0].target.text == "1.20"
@@ -388,7 +404,7 @@ def test_mathvista_may_not_be_trained_on():
 
 def test_chartqa(tmp_path):
     folder = tmp_path / "ChartQA Dataset/val"
-    dump(folder / "val_human.json", [{"imgname": "1.png", "query": "How many? ", "label": "2,014"}])
+    dump(folder / "val_human.json", [{"imgname": "1.png", "query": "How many? ", "label": " 2,014 "}])
     dump(folder / "val_augmented.json", [{"imgname": "1.png", "query": "What share?", "label": 14.5}])
     samples = load(tmp_path, "chartqa", "val")
     assert [(s.id, s.question, s.target.text) for s in samples] == [

@@ -123,6 +123,8 @@ def test_other_targets(folder, task, target, expected):
         (row(target=[["a", 20, 30, 40]]), "expected 4 finite numbers"),
         (row(target=[[float("nan"), 20, 30, 40]]), "expected 4 finite numbers"),
         (row(target={"boxes": [[1, 2, 3, 4]], "points": []}), "1 boxes but 0 points"),
+        (row(target=[[-0.9, 20, -0.1, 40]]), r"box \[-0.9, 20.*\] lies outside its image of 100 x 80"),
+        (row(target=[[10, 80.2, 20, 80.9]]), "lies outside its image of 100 x 80"),
         (row(target={"points": [[500, 1]]}), "leaves its image"),
         (row(target={"points": [[5, 1]]}), "needs Objects.*got Points"),
         (row(target={"class": "bus"}), "needs Objects.*got Text"),
@@ -416,3 +418,14 @@ def test_paths_are_relative_to_the_root(tmp_path, monkeypatch):
     assert loader_options({"images": "a", "absent": 2}, "/r") == {"images": Path("/r/a"), "absent": 2}
     with pytest.raises(DataError, match="unknown class list 'coco-9'; did you mean 'coco-8'"):
         loader_options({"classes": "coco-9"})
+
+
+@pytest.mark.parametrize("place", [{"question": "the \ud83d dog"}, {"meta": {"note": "\udc00"}}, {"id": "\ud83d"}])
+def test_half_a_surrogate_pair_is_refused(folder, place):
+    with pytest.raises(DataError, match=r"data\.jsonl:1: expected text, got half a surrogate pair: '.ud"):
+        load(folder, row(**place))
+    assert len(load(folder, row(**place), row(id="2"), on_bad_sample="skip").samples) == 1
+
+
+def test_a_whole_surrogate_pair_is_a_character(folder):
+    assert load(folder, row(question="the \U0001f436")).samples[0].question == "the \U0001f436"

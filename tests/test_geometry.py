@@ -17,6 +17,7 @@ from visurf.geometry import (
     pairwise_iou,
     scale_boxes,
     scale_points,
+    union_areas,
     union_boxes_mask,
     union_iou,
 )
@@ -133,3 +134,33 @@ def test_the_union_of_whole_pixel_boxes_equals_counting_pixels(first, second):
 def test_boxes_outside_the_image_do_not_count():
     assert union_iou([(0, 0, 10, 10)], [(0, 0, 30, 10)], (10, 10)) == 1.0
     assert math.isclose(union_iou([(-10, 0, 5, 10)], [(0, 0, 10, 10)], (10, 10)), 0.5)
+
+
+def areas_by_cells(first, second, size):
+    """The same by marking every cell between two borders for every box."""
+    width, height = size
+    sides = [[(max(b[0], 0), max(b[1], 0), min(b[2], width), min(b[3], height)) for b in boxes] for boxes in (first, second)]
+    xs = np.unique([v for boxes in sides for b in boxes for v in (b[0], b[2])])
+    ys = np.unique([v for boxes in sides for b in boxes for v in (b[1], b[3])])
+    cells = np.outer(np.diff(ys), np.diff(xs))
+    x, y = (xs[:-1] + xs[1:]) / 2, (ys[:-1] + ys[1:]) / 2
+    covered = [np.zeros(cells.shape, dtype=bool) for _ in sides]
+    for cover, boxes in zip(covered, sides, strict=True):
+        for b in boxes:
+            cover |= np.outer((b[1] <= y) & (y < b[3]), (b[0] <= x) & (x < b[2]))
+    return cells[covered[0] & covered[1]].sum(), cells[covered[0] | covered[1]].sum()
+
+
+COORDINATES = st.tuples(*[st.floats(-3, 13) | st.integers(-3, 13)] * 4)
+
+
+@given(st.lists(COORDINATES, max_size=6), st.lists(COORDINATES, max_size=6))
+def test_the_areas_of_unions_equal_those_of_all_cells(first, second):
+    assert union_areas(first, second, (10, 8)) == pytest.approx(areas_by_cells(first, second, (10, 8)), abs=1e-9)
+
+
+def test_thousands_of_boxes_have_a_union():
+    # All cells between their borders would be gigabytes.
+    boxes = [(i, i, i + 1, i + 1) for i in range(8000)]
+    assert union_areas(boxes, [(0, 0, 8000, 8000)], (8000, 8000)) == (8000.0, 8000.0 * 8000)
+    assert union_areas(boxes, boxes[:-1], (8000, 8000)) == (7999.0, 8000.0)

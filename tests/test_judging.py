@@ -6,9 +6,12 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmark_miniatures import dump, mask_file, picture
-from visurf.judging import choose_pairs, plain
+from visurf.config import ConfigError
+from visurf.detection_scores import rescored
+from visurf.judging import choose_pairs, plain, write_records
 from visurf.predictions import evaluate_predictions, frame_of, kind_of, read_predictions
 from visurf.types import DataError, Detections, ImageRef, Masks, Objects, Sample, Text
 
@@ -239,6 +242,36 @@ def test_published_numbers_of_coco(shared):
 
 
 @needs_pycocotools
+def test_the_source_of_confidences_decides_the_order(bus_stop):
+    def said(*found):
+        return f"<answer>{[{'Position': list(box), 'Confidence': c} for box, c in found]}</answer>"
+
+    # The true bus of the first picture, sure, and a large box beside it, unsure; nothing of the second picture.
+    rows = [{"id": "1_1", "completion": said(((500, 500, 990, 990), 0.1), ((100, 100, 300, 300), 0.9))}]
+    rows += [{"id": i, "completion": said()} for i in ("2_1", "1_2", "2_2")]
+    first = (51 / 101) / 2
+    expected = {"model": first, "constant": first / 2, "box_area": first / 2}
+    for confidence, value in expected.items():
+        found = evaluate_predictions("coco", bus_stop, "val", rows, confidence=confidence, resamples=5)
+        assert found.values()["ap"] == pytest.approx(value), confidence
+        assert found.records[0]["answer"]["confidences"] == (0.1, 0.9), "what was said stays"
+    with pytest.raises(ConfigError, match="confidence=log_prob: expected predictions as COCO results"):
+        evaluate_predictions("coco", bus_stop, "val", rows, confidence="log_prob")
+    results = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": -3.5}]
+    found = evaluate_predictions("coco", bus_stop, "val", results, confidence="log_prob", resamples=5)
+    assert found.values()["ap"] == pytest.approx(first)
+
+
+@needs_pycocotools
+def test_box_area_is_a_share_of_the_picture():
+    samples = [Sample(i, (ImageRef(Image.new("RGB", size)),), "x", Detections()) for i, size in (("a", (10, 10)), ("b", (100, 50)))]
+    records = [{"id": i, "answer": {"boxes": ((0, 0, 5, 10),), "confidences": (0.3,)}} for i in ("a", "b")]
+    records.append({"id": "b", "answer": None})
+    found = rescored(records, samples, "box_area")
+    assert [r["answer"] and r["answer"]["confidences"] for r in found] == [[0.5], [0.01], None]
+
+
+@needs_pycocotools
 def test_expected_numbers_of_lvis(shared):
     folder = shared / "samples/lvis_val_100"
     expected = json.loads((folder / "synthetic_results_seed0_expected.json").read_text())["results"]
@@ -276,3 +309,12 @@ def test_a_mathvista_output_file_and_completions(shared):
     assert len(found.missing) == 998
     assert found.records[0]["answer"] == {"text": "1.2"}
     assert found.records[2]["answer"]["letter"] == "A"
+
+
+def test_records_hold_half_a_surrogate_pair(lesions, tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text('{"id": "ISIC_0000001", "completion": "\\ud83d is half, \\ud83d\\udc36 whole"}\n')
+    found = evaluate_predictions("isic2018", lesions, "test", path, resamples=5)
+    write_records(tmp_path / "records.jsonl", found.records)
+    (first, *_) = (json.loads(line) for line in (tmp_path / "records.jsonl").read_text(encoding="utf-8").splitlines())
+    assert first["text"] == "\ud83d is half, \U0001f436 whole"

@@ -173,6 +173,7 @@ def test_no_text_raises(text):
         "<answer>" + '"' + "\\" * 99_000 + "</answer>",
         "</answer>" * 11_000 + "<answer>",
         "<answer>(" * 11_000,
+        "<answer>a" + "\u0301\u0316" * 49_000 + "</answer>",
     ],
     ids=lambda text: text[:20],
 )

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tiny_sam2 import MEAN, STD, save_sam2
 from visurf.mask_reward import mask_part, true_mask
 from visurf.mini import world
 from visurf.sam2 import Sam2
-from visurf.segmenter import GrabCut, load_segmenter, usable_prompts
+from visurf.segmenter import AT_ONCE, GrabCut, load_segmenter, union_mask, usable_prompts
 from visurf.types import Completion, DataError, ImageRef, Masks, Objects, ParseError, Points, Sample
 
 SIZE = (80, 60)
@@ -282,3 +283,31 @@ def test_a_recipe_adds_the_mask_reward():
         (score,) = scorer.score_all([Completion("<answer>x</answer>", (), one.target, None)], one)
         assert score.parts["mask_iou"] > 0.6
     assert json.dumps({"total": score.total})
+
+
+@dataclass
+class Counting:
+    """A segmenter of boxes that notes how many masks were asked for together."""
+
+    asked: list = field(default_factory=list)
+
+    def segment(self, image, boxes, points=None):
+        self.asked.append(len(boxes))
+        return Boxes().segment(image, boxes, points)
+
+
+def test_no_number_of_boxes_fills_the_memory():
+    mask = np.ones((10, 20), np.uint8)
+    columns = tuple((float(i), 0.0, float(i + 1), 10.0) for i in range(20))
+    full, doubled, hundreds = columns, columns * 6, columns * 7
+    segmenter = Counting()
+    answers = [said(Objects(boxes)) for boxes in (full, doubled, hundreds, columns[:10])]
+    assert mask_part(segmenter).batch(answers, sample(Masks((mask,)))) == [1.0, 1.0, 0.0, 0.5]
+    assert segmenter.asked == [AT_ONCE, 20 - AT_ONCE], "every distinct box once, a few together"
+    segmenter.asked.clear()
+    union = union_mask(segmenter)
+    assert union(sample(Masks((mask,))), Objects(doubled)).all()
+    assert segmenter.asked == [AT_ONCE, 20 - AT_ONCE]
+    assert not union(sample(Masks((mask,))), Objects(hundreds)).any()
+    assert not union(sample(Masks((mask,))), Objects()).any()
+    assert len(segmenter.asked) == 2

@@ -10,7 +10,7 @@ from visurf.benchmarks.masks import RunLengthMask
 from visurf.judging import judge, summarise
 from visurf.metrics import gres_scores, roc_auc
 from visurf.tasks import TASKS, with_segmenter
-from visurf.tasks.segmentation import overlaps
+from visurf.tasks.segmentation import convention_scores, overlaps
 from visurf.tasks.task import RewardSettings
 from visurf.types import Completion, DataError, Detections, Masks, Objects, ParseError, Points, Sample, Text
 
@@ -80,6 +80,25 @@ def test_records_give_the_published_conventions():
     half = [record(task, sample_of(Objects(((0.0, 0.0, 10.5, 10.5),))), Objects((box,)))]
     with pytest.raises(ValueError, match="no true mask"):
         overlaps(half)
+
+
+def test_published_conventions_without_an_ignore_value_count_its_pixels_as_object():
+    truth = mask((0, 0, 10, 10))
+    truth[10:20, 0:10] = 255
+    task, said = TASKS["reasoning_segmentation"], Objects(((0.0, 0.0, 10.0, 20.0),))
+    found = [record(task, Sample(str(i), (), "x", Masks((truth,))), a) for i, a in enumerate((said, None))]
+    only = record(task, Sample("2", (), "x", Masks((mask((0, 0, 10, 10), value=255),))), Objects())
+    for convention in ("seg_zero", "visionreasoner", "visual_rft"):
+        assert convention_scores(found, convention)["gIoU"] == pytest.approx(0.5), convention
+        assert convention_scores([only], convention)["gIoU"] == 0.0
+    assert convention_scores(found, "visionreasoner")["cIoU"] == 200 / 400
+    assert convention_scores([*found, only], "visionreasoner")["cIoU"] == 200 / 500
+    wide = [record(task, Sample("3", (), "x", Masks((truth,))), Objects(((0.0, 0.0, 10.0, 10.0),)))]
+    assert convention_scores(wide, "seg_zero")["gIoU"] == 0.5
+    assert convention_scores(wide, "lisa")["gIoU"] == pytest.approx(1.0, abs=1e-4)
+    assert task.values(wide)["giou"] == 1.0
+    drawn = with_segmenter(task, lambda sample, objects: mask((0, 0, 10, 15)))
+    assert convention_scores([record(drawn, Sample("4", (), "x", Masks((truth,))), said)], "seg_zero")["gIoU"] == 0.75
 
 
 def test_the_lesion_box():

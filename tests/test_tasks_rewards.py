@@ -96,6 +96,61 @@ def test_grounding(answer, sound, published):
     assert rated("grounding", target, answer, "published")["accuracy"] == pytest.approx(published)
 
 
+@pytest.mark.parametrize("variant", ["sound", "paper", "published"])
+@pytest.mark.parametrize("digits", [10, 100, 160, 308, 5000])
+def test_grounding_pays_nothing_for_numbers_beyond_any_frame(digits, variant):
+    target = Objects(((0.0, 0.0, 400.0, 350.0),))
+    assert rated("grounding", target, f"(0,0),({'9' * digits},{'9' * digits})", variant)["accuracy"] == 0.0
+    assert rated("grounding", target, f"({'9' * digits},1),(3,0)", variant)["accuracy"] == 0.0
+
+
+def test_grounding_pays_only_for_what_was_understood():
+    task, sample = TASKS["grounding"], sample_of(Objects(((100.0, 150.0, 400.0, 350.0),)), (1000, 1000))
+    unread = Completion("<answer>(100,150),(400,350)</answer>", (), None, None)
+    for variant, value in (("sound", 0.0), ("paper", 0.0), ("published", 2.0)):
+        assert task.parts(RewardSettings(variant))["accuracy"].function(unread, sample) == value
+
+
+@pytest.mark.parametrize("confidence", ["NaN", "Infinity", "-Infinity"])
+def test_a_confidence_that_is_no_number_ends_no_run_under_paper(confidence):
+    target = Detections((tuple(map(float, BOX)),), (1.0,))
+    for answer in (f"[{item(BOX, confidence)}]", f"[{item(BOX, 0.9)}, {item(FAR, confidence)}]"):
+        found = rated("detection", target, answer, "paper")
+        assert (found["iou"], found["confidence"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("truth", "said", "right"),
+    [
+        ("10000000000", "10000000001", False),
+        ("10,000,000,000", "10000000000", True),
+        ("+5", "5", True),
+        ("5", "5.0", True),
+        ("0.1", "0.1000000000001", True),
+    ],
+)
+def test_whole_numbers_are_compared_exactly(truth, said, right):
+    assert rated("counting", Number(truth), said)["accuracy"] == float(right)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("classification", Text("a")),
+        ("question_answering", Text("a")),
+        ("multiple_choice", Choice("A", ("a\u00e9", "b"))),
+        ("mathematics", Choice("A", ("a\u00e9", "b"))),
+    ],
+)
+def test_a_text_far_longer_than_the_truth_is_not_normalised(name, target, monkeypatch):
+    seen = []
+    monkeypatch.setattr("unicodedata.normalize", lambda form, text: seen.append(len(text)) or text)
+    assert rated(name, target, "a" + "\u0301\u0316" * 1000)["accuracy"] == 0.0
+    assert max(seen, default=0) < 100
+    assert rated(name, target, "a" + 100 * " " + "b")["accuracy"] == 0.0
+    assert max(seen) > 100, "what may be the truth is"
+
+
 @pytest.mark.parametrize("name", ["referring", "reasoning_segmentation", "anomaly", "lesion"])
 def test_boxes_and_points(name):
     one = '[{"bbox_2d": [100, 100, 200, 200], "point_2d": [150, 150]}]'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from visurf.types import (
 if TYPE_CHECKING:
     from visurf.benchmarks.rows import RowReport
 
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _FIELDS = {"id", "image", "question", "target", "response", "meta"}
 
 
@@ -188,14 +190,16 @@ def _settled(sample: Sample, task: Task, where: str) -> Sample:
     """A sample whose target, and whose own label's answer, are such as the task's answers can be.
 
     Raises:
-        DataError: The target is of another kind, or no answer could equal it.
+        DataError: The target is of another kind, no answer could equal it, or the task cannot use the sample's meta.
     """
     if not isinstance(sample.target, task.targets):
         raise DataError(f"{where}: task {task.name!r} needs {task.target_names}, got {type(sample.target).__name__}")
-    if task.settle is None:
-        return sample
     response = sample.response
     try:
+        if task.check is not None:
+            task.check(sample)
+        if task.settle is None:
+            return sample
         if isinstance(response, Demonstration) and response.answer is not None:
             response = replace(response, answer=task.settle(response.answer))
         return replace(sample, target=task.settle(sample.target), response=response)
@@ -240,6 +244,8 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: tup
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object, got {type(row).__name__}")
+    if _ESCAPED_HALF.search(line) and (half := _half_pair(row)):
+        raise DataError(f"{where}: expected text, got half a surrogate pair: {half}; write both halves, or the character itself")
     missing = {"id", "question", "target"} - set(row)
     if missing:
         raise DataError(f"{where}: missing field {sorted(missing)[0]!r}; a row has {sorted(_FIELDS)}")
@@ -265,6 +271,15 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: tup
     if isinstance(target, Objects | Points) and not images:
         raise DataError(f"{where}: missing field 'image'; boxes and points need one")
     return Sample(str(row["id"]), images, row["question"], target, response, meta), derived
+
+
+def _half_pair(row: Mapping[str, Any]) -> str | None:
+    r"""Half of a pair of escapes such as ``\ud83d``, which JSON can write and no tokenizer or UTF-8 file can take; or None."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return ascii(error.object[error.start])
+    return None
 
 
 def _published_rows(path: Path, config: DataConfig, task: Task) -> DataSet:

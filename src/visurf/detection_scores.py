@@ -11,7 +11,7 @@ from visurf.metrics.detection import ConfidenceSource, coco_ap
 from visurf.metrics.federated import lvis_ap
 from visurf.metrics.intervals import Interval
 from visurf.metrics.resampling import ap_intervals
-from visurf.types import DataError
+from visurf.types import DataError, Sample
 
 
 def annotated_ap(
@@ -76,6 +76,35 @@ def on_asked_images(truth: Mapping[str, Any], detections: Sequence[Mapping[str, 
         raise DataError(f"{len(unknown)} images of the detections are not in the annotation file, first {unknown[0]!r}")
     images = {image["id"] for image in truth["images"]}
     return [d for d in detections if d["image_id"] in images]
+
+
+def rescored(found: Sequence[dict[str, Any]], samples: Sequence[Sample], confidence: ConfidenceSource) -> Sequence[dict[str, Any]]:
+    """Records whose answered boxes have the scores of a source, in place of those that were written beside them.
+
+    Args:
+        found: Records of detection.
+        samples: Theirs; their pictures' headers are read for `box_area`.
+        confidence: The source.
+
+    Raises:
+        ValueError: Records do not bring the scores of this source.
+    """
+    if confidence == "log_prob":
+        raise ValueError("confidence=log_prob: records have no log-probabilities of boxes")
+    if confidence == "model":
+        return found
+    by_id = {sample.id: sample for sample in samples}
+    scored = []
+    for record in found:
+        answer = record["answer"]
+        if answer is not None and answer["boxes"]:
+            scores = [1.0] * len(answer["boxes"])
+            if confidence == "box_area":
+                width, height = by_id[record["id"]].size
+                scores = [(x2 - x1) * (y2 - y1) / (width * height) for x1, y1, x2, y2 in answer["boxes"]]
+            record = {**record, "answer": {**answer, "confidences": scores}}
+        scored.append(record)
+    return scored
 
 
 def detections_of(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

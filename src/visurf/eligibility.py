@@ -13,7 +13,9 @@ from visurf.tasks.task import Task
 from visurf.types import DataError, Objects, Sample
 
 
-def check_choices(task: Task, *, confidence: str = "model", convention: str | None = None, exist_check: str = "none") -> None:
+def check_choices(
+    task: Task, *, confidence: str = "model", convention: str | None = None, exist_check: str = "none", scored: bool = False
+) -> None:
     """Refuse a name that nobody knows, and what another kind of task is asked for.
 
     Args:
@@ -21,6 +23,7 @@ def check_choices(task: Task, *, confidence: str = "model", convention: str | No
         confidence: Where scores of detections come from.
         convention: A published mask evaluation.
         exist_check: Which pairs of a detection evaluation are asked.
+        scored: Whether predictions bring the scores of their detections.
 
     Raises:
         ConfigError: Says which there are, or which task is needed.
@@ -30,6 +33,11 @@ def check_choices(task: Task, *, confidence: str = "model", convention: str | No
         for name, value, default in (("confidence", confidence, "model"), ("exist_check", exist_check, "none")):
             if value != default:
                 raise ConfigError(f"{name}={value}: expected task 'detection', got {task.name!r}; leave it out")
+    if confidence == "log_prob" and not scored:
+        raise ConfigError(
+            "confidence=log_prob: expected predictions as COCO results, whose scores are log-probabilities; for what a model "
+            "answers here choose model, constant or box_area"
+        )
     if convention is None:
         return
     _check_name("convention", convention, [*SEGMENTATION_CONVENTIONS])

@@ -212,7 +212,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         limit: Only so many samples, from the first; 0 for all. The notes then say so.
         exist_check: For detection: which pairs are asked, ``none``, ``oracle``, ``map FILE`` or ``model``, which asks this
             model first and detects only what it says is there. Rule and rate stand in the notes.
-        confidence: Where the scores of detections come from.
+        confidence: Where the scores of detections come from; ``log_prob`` is for predictions that bring scores.
         convention: Adds a published mask evaluation's numbers.
         segment: Turns answered boxes and points into masks.
         resamples: Of the 95 % bootstrap intervals.
@@ -268,6 +268,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         split,
         chosen,
         found,
+        samples=samples,
         confidence=confidence,
         convention=convention,
         notes=notes,

@@ -217,21 +217,36 @@ def union_boxes_mask(boxes: Sequence[Box], size: Size) -> NDArray[np.bool_]:
 def union_areas(first: Sequence[Box], second: Sequence[Box], size: Size) -> tuple[float, float]:
     """Areas that the unions of two sets of boxes share, and cover together, inside the image.
 
-    Exact by coordinate compression, so they do not depend on the image's resolution.
+    Exact by coordinate compression, so they do not depend on the image's resolution. A line sweeps down over the borders of the
+    boxes and knows how many of each side cover every column: quadratic time and linear memory in the number of boxes.
     """
     width, height = size
-    clipped = [[(max(b[0], 0), max(b[1], 0), min(b[2], width), min(b[3], height)) for b in boxes] for boxes in (first, second)]
-    xs = np.unique([v for boxes in clipped for b in boxes for v in (b[0], b[2])])
-    ys = np.unique([v for boxes in clipped for b in boxes for v in (b[1], b[3])])
-    if not xs.size:
+    sides, corners = [], []
+    for side, boxes in enumerate((first, second)):
+        clipped = ((max(b[0], 0), max(b[1], 0), min(b[2], width), min(b[3], height)) for b in boxes)
+        kept = [b for b in clipped if b[0] < b[2] and b[1] < b[3]]
+        sides += [side] * len(kept)
+        corners += kept
+    if not corners:
         return 0.0, 0.0
-    cells = np.outer(np.diff(ys), np.diff(xs))
-    centres_x, centres_y = (xs[:-1] + xs[1:]) / 2, (ys[:-1] + ys[1:]) / 2
-    covered = [np.zeros(cells.shape, dtype=bool) for _ in clipped]
-    for cover, boxes in zip(covered, clipped, strict=True):
-        for b in boxes:
-            cover |= np.outer((b[1] <= centres_y) & (centres_y < b[3]), (b[0] <= centres_x) & (centres_x < b[2]))
-    return float(cells[covered[0] & covered[1]].sum()), float(cells[covered[0] | covered[1]].sum())
+    x1, y1, x2, y2 = np.array(corners, dtype=np.float64).T
+    xs, ys = np.unique([x1, x2]), np.unique([y1, y2])
+    columns = list(zip(sides, np.searchsorted(xs, x1), np.searchsorted(xs, x2), strict=True))
+    borders: list[list[tuple[int, int]]] = [[] for _ in ys]
+    for box, (top, bottom) in enumerate(zip(np.searchsorted(ys, y1), np.searchsorted(ys, y2), strict=True)):
+        borders[top].append((box, 1))
+        borders[bottom].append((box, -1))
+    widths = np.diff(xs)
+    covering = np.zeros((2, widths.size), dtype=np.int64)
+    shared, together = [], []
+    for tall, crossed in zip(np.diff(ys), borders, strict=False):
+        for box, change in crossed:
+            side, left, right = columns[box]
+            covering[side, left:right] += change
+        covered = covering > 0
+        shared.append(tall * widths[covered.all(axis=0)].sum())
+        together.append(tall * widths[covered.any(axis=0)].sum())
+    return math.fsum(shared), math.fsum(together)
 
 
 def union_iou(first: Sequence[Box], second: Sequence[Box], size: Size) -> float:

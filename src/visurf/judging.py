@@ -14,15 +14,15 @@ from visurf.benchmarks import Benchmark, loader_options
 from visurf.benchmarks.exist_check import ExistCheck, PairSelection, read_exist_map, select_pairs
 from visurf.benchmarks.rows import RowReport, read_json
 from visurf.config import ConfigError
-from visurf.detection_scores import annotated_ap, asked_truth, detections_of, on_asked_images
+from visurf.detection_scores import annotated_ap, asked_truth, detections_of, on_asked_images, rescored
 from visurf.metrics.detection import CONFIDENCE_SOURCES, ConfidenceSource
 from visurf.metrics.intervals import Interval
-from visurf.metrics.segmentation import SEGMENTATION_CONVENTIONS, Convention
+from visurf.metrics.segmentation import Convention
 from visurf.metrics.summary import Summary
 from visurf.metrics.summary import summarise as with_intervals
 from visurf.naming import suggestion
 from visurf.tasks import TASKS
-from visurf.tasks.segmentation import overlaps
+from visurf.tasks.segmentation import convention_scores
 from visurf.tasks.task import Task, has_thinking
 from visurf.types import Answer, Completion, DataError, Detections, Masks, Sample, Score
 
@@ -169,7 +169,8 @@ def summary(task: Task, found: Sequence[Record], *, skip: Sequence[str] = (), re
 def write_records(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """One JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as out:
+    # Half a surrogate pair has no UTF-8; its backslash form is also how JSON writes it.
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as out:
         for record in found:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -245,6 +246,7 @@ def conclude(  # noqa: PLR0913 - what the two public evaluations were given, and
     task: Task,
     found: Sequence[Record],
     *,
+    samples: Sequence[Sample] = (),
     detections: Sequence[Mapping[str, Any]] | None = None,
     confidence: ConfidenceSource = "model",
     convention: Convention | None = None,
@@ -262,7 +264,8 @@ def conclude(  # noqa: PLR0913 - what the two public evaluations were given, and
         split: Its split.
         task: The samples' task.
         found: One record per sample.
-        detections: COCO results on the annotation file; None takes them from the records.
+        samples: Those of the records, for `rescored`.
+        detections: COCO results on the annotation file, with their scores; None takes them from the records.
         confidence: Where the scores of detections come from.
         convention: Adds the numbers of a published mask evaluation as ``CONVENTION/NAME``; percent where that has percent.
         notes: What else stands beside the numbers.
@@ -278,20 +281,20 @@ def conclude(  # noqa: PLR0913 - what the two public evaluations were given, and
     extra: dict[str, float] = {}
     about = dict(notes or {})
     exact: dict[str, Interval] = {}
+    scored = rescored(found, samples, confidence) if task.name == "detection" and detections is None else found
     if task.name == "detection":
         about["confidence"] = CONFIDENCE_SOURCES[confidence]
         if benchmark.annotations is not None:
             truth = asked_truth(read_json(benchmark.annotations(path, split)), found)
-            given = detections_of(found) if detections is None else on_asked_images(truth, detections)
+            given = detections_of(scored) if detections is None else on_asked_images(truth, detections)
             exact, extra = annotated_ap(
                 truth, given, confidence=confidence, federated=benchmark.federated, resamples=resamples, seed=seed
             )
         else:
             about["truth"] = "built from the samples: no crowd regions, areas are those of boxes"
     if convention is not None:
-        scores = SEGMENTATION_CONVENTIONS[convention](overlaps(found))
-        extra |= {f"{convention}/{name}": value for name, value in scores.items()}
+        extra |= {f"{convention}/{name}": value for name, value in convention_scores(found, convention).items()}
     skip = ("ap", "ap50", "ap75") if exact else ()
-    rates = summary(task, found, skip=skip, resamples=resamples, seed=seed)
+    rates = summary(task, scored, skip=skip, resamples=resamples, seed=seed)
     rates = dataclasses.replace(rates, metrics={**exact, **rates.metrics})
     return Evaluation(benchmark.name, split, tuple(found), rates, extra, about, tuple(missing), tuple(unknown))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from visurf.rewards.shaping import mask_iou
-from visurf.segmenter import Segmenter
+from visurf.segmenter import MAX_BOXES, Segmenter, draw, prompts_of
 from visurf.tasks.task import Part
-from visurf.types import Box, Completion, Detections, Masks, Objects, Point, Sample
+from visurf.types import Completion, Detections, Masks, Objects, Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,8 +20,8 @@ def mask_part(segmenter: Segmenter) -> Part:
     """A part that pays the IoU of the union of a completion's masks with the true mask, 0 to 1.
 
     The picture is segmented once for all completions of a sample, equal prompts once. An answer that cannot be read, or holds no
-    boxes at all, earns 0; "no object" earns 1 where the true mask is empty and 0 elsewhere. Abstains on a sample without
-    a true mask (`true_mask`).
+    boxes at all, earns 0, and so does one of more than `MAX_BOXES`; "no object" earns 1
+    where the true mask is empty and 0 elsewhere. Abstains on a sample without a true mask (`true_mask`).
     """
 
     def batch(completions: Sequence[Completion], sample: Sample) -> list[float | None]:
@@ -29,17 +29,15 @@ def mask_part(segmenter: Segmenter) -> Part:
         if truth is None:
             return [None] * len(completions)
         answers = [c.answer if isinstance(c.answer, Objects | Detections) else None for c in completions]
-        asked = [_prompts(answer) for answer in answers]
-        distinct = list(dict.fromkeys(prompt for prompts in asked for prompt in prompts))
-        drawn = segmenter.segment(sample.images[0], [box for box, _ in distinct], [point for _, point in distinct])
-        masks = dict(zip(distinct, drawn, strict=True))
-        values: list[float | None] = []
-        for answer, prompts in zip(answers, asked, strict=True):
-            union = np.zeros(truth.shape, bool)
-            for prompt in prompts:
-                union |= masks[prompt] != 0
-            values.append(0.0 if answer is None else mask_iou(union, truth))
-        return values
+        answers = [None if answer is None or len(answer.boxes) > MAX_BOXES else answer for answer in answers]
+        asked = [frozenset(prompts_of(answer)) for answer in answers]
+        unions = [np.zeros(truth.shape, bool) for _ in answers]
+        for prompt, mask in draw(segmenter, sample.images[0], (prompt for answer in answers for prompt in prompts_of(answer))):
+            inside = mask != 0
+            for union, prompts in zip(unions, asked, strict=True):
+                if prompt in prompts:
+                    union |= inside
+        return [0.0 if a is None else mask_iou(union, truth) for a, union in zip(answers, unions, strict=True)]
 
     return Part(lambda completion, sample: batch([completion], sample)[0], 1.0, "accuracy", batch)
 
@@ -63,12 +61,3 @@ def true_mask(sample: Sample) -> NDArray[np.uint8] | None:
     for mask in masks:
         union = np.where(mask == 1, np.uint8(1), np.where((mask == 255) & (union == 0), np.uint8(255), union))
     return union
-
-
-def _prompts(answer: Objects | Detections | None) -> list[tuple[Box, Point | None]]:
-    if answer is None:
-        return []
-    points: Sequence[Point | None] = [None] * len(answer.boxes)
-    if isinstance(answer, Objects) and answer.points is not None:
-        points = answer.points
-    return list(zip(answer.boxes, points, strict=True))

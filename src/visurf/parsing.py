@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from visurf.geometry import Frame
-from visurf.tags import first_answer, load_json
+from visurf.tags import far_longer, first_answer, load_json
 from visurf.types import Box, Choice, DataError, Number, Objects, ParseError, Point, Points, Text
 
 # Longer answers are no answers: 120 objects need less than 20,000 characters.
@@ -147,7 +147,7 @@ def parse_choice(text: str, options: Sequence[str]) -> Choice | ParseError:
     if written.upper() in letters:
         return Choice(written.upper(), tuple(options))
     head = written.split(maxsplit=1)[0].strip("().:").upper() if written else ""
-    for form in (_folded, _bare):
+    for form in () if far_longer(answer.text, options) else (_folded, _bare):
         forms = [form(option) for option in options]
         if form(answer.text) in forms:
             return Choice(letters[forms.index(form(answer.text))], tuple(options))

@@ -56,7 +56,8 @@ def evaluate_predictions(  # noqa: PLR0913 - every argument but the first four h
         task: Another task than the benchmark's, for sets with rows of several kinds.
         options: Further arguments of the benchmark's loader.
         exist_check: For detection: ``none``, ``oracle`` or ``map FILE``; predictions on pairs it leaves out do not count.
-        confidence: Where the scores of detections come from.
+        confidence: Where the scores of detections come from. COCO results bring theirs, this only names them; of completions
+            they are what the model wrote, or computed.
         convention: Adds a published mask evaluation's numbers; needs true masks.
         segment: Turns answered boxes and points into masks; without it their union of boxes is compared with the true mask.
         resamples: Of the 95 % bootstrap intervals.
@@ -69,11 +70,11 @@ def evaluate_predictions(  # noqa: PLR0913 - every argument but the first four h
     rows = read_predictions(predictions) if isinstance(predictions, str | Path) else list(predictions)
     samples, notes = load_samples(benchmark, root, split, options)
     chosen = task_for(benchmark, samples, task)
-    check_choices(chosen, confidence=confidence, convention=convention, exist_check=exist_check)
-    if segment is not None:
-        chosen = with_segmenter(chosen, segment)
     # An empty list is "nothing found anywhere" for detections, and no prediction at all for everything else.
     kind = kind_of(rows) if rows or chosen.name != "detection" else "coco"
+    check_choices(chosen, confidence=confidence, convention=convention, exist_check=exist_check, scored=kind == "coco")
+    if segment is not None:
+        chosen = with_segmenter(chosen, segment)
     asked = {sample.id for sample in samples}
     if chosen.name == "detection":
         pairs = choose_pairs(samples, exist_check)
@@ -100,6 +101,7 @@ def evaluate_predictions(  # noqa: PLR0913 - every argument but the first four h
         split,
         chosen,
         found,
+        samples=samples,
         detections=detections,
         confidence=confidence,
         convention=convention,

@@ -10,16 +10,21 @@ Importing this module imports neither OpenCV nor torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from visurf.types import Box, ImageRef, Objects, Point, Sample, Size
+from visurf.types import Box, Detections, ImageRef, Objects, Point, Sample, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+# Masks of one picture that are drawn, and held, together.
+AT_ONCE = 16
+# Of an answer, as many as `visurf.rewards.visionreasoner` counts; more would take minutes.
+MAX_BOXES = 120
 
 
 class Segmenter(Protocol):
@@ -157,12 +162,37 @@ class GrabCut:
         return kept if kept.sum() >= self.least * inside.sum() else None
 
 
+def prompts_of(answer: Objects | Detections | None) -> list[tuple[Box, Point | None]]:
+    """An answer's boxes, each with its point or None; none of an answer of more than `MAX_BOXES`, which is no answer."""
+    if answer is None or len(answer.boxes) > MAX_BOXES:
+        return []
+    points: Sequence[Point | None] = [None] * len(answer.boxes)
+    if isinstance(answer, Objects) and answer.points is not None:
+        points = answer.points
+    return list(zip(answer.boxes, points, strict=True))
+
+
+def draw(
+    segmenter: Segmenter, image: ImageRef, prompts: Iterable[tuple[Box, Point | None]]
+) -> Iterator[tuple[tuple[Box, Point | None], NDArray[np.uint8]]]:
+    """Every distinct prompt with its mask; only `AT_ONCE` masks are held at a time, however many boxes there are."""
+    distinct = list(dict.fromkeys(prompts))
+    for start in range(0, len(distinct), AT_ONCE):
+        part = distinct[start : start + AT_ONCE]
+        yield from zip(part, segmenter.segment(image, [box for box, _ in part], [point for _, point in part]), strict=True)
+
+
 def union_mask(segmenter: Segmenter) -> Callable[[Sample, Objects], NDArray[np.uint8]]:
-    """(sample, answered objects) -> one mask of all that was answered, as `visurf.tasks.with_segmenter` takes it."""
+    """(sample, answered objects) -> one mask of all that was answered, as `visurf.tasks.with_segmenter` takes it.
+
+    An answer of more than `MAX_BOXES` boxes covers nothing.
+    """
 
     def segment(sample: Sample, answer: Objects) -> NDArray[np.uint8]:
-        drawn = segmenter.segment(sample.images[0], answer.boxes, answer.points)
-        return np.maximum.reduce(drawn, initial=0) if drawn else np.zeros(sample.size[::-1], np.uint8)
+        union = np.zeros(sample.size[::-1], np.uint8)
+        for _, mask in draw(segmenter, sample.images[0], prompts_of(answer)):
+            np.maximum(union, mask, out=union)
+        return union
 
     return segment
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from visurf.types import DataError
@@ -64,6 +64,18 @@ def last_answer(text: str) -> str | None:
 def single_line_answer(text: str) -> str | None:
     r"""The content of the first answer that opens and closes within one line, or None; only "\n" ends a line."""
     return next((answer for line in text.split("\n") if (answer := first_answer(line)) is not None), None)
+
+
+def far_longer(text: str, names: Iterable[str]) -> bool:
+    """Whether a text is too long to be one of some names, however its accents are composed and its words are spaced.
+
+    Asked before texts are normalised: that takes quadratic time where a model writes accents without end.
+
+    >>> far_longer("e" + 300 * "\u0301", ["\u00e9"]), far_longer("e\u0301", ["\u00e9"])
+    (True, False)
+    """
+    # A composed letter is at most four characters when taken apart; the rest is for spaces and punctuation.
+    return len(text) > 4 * max(map(len, names), default=0) + 200
 
 
 def load_json(text: str) -> Any:

@@ -250,11 +250,22 @@ class Number:
     @property
     def value(self) -> float:
         """The value; NaN when the text is no number."""
-        text = self.text.replace(",", "") if _THOUSANDS.fullmatch(self.text.strip()) else self.text
         try:
-            return float(text)
+            return float(self._ungrouped)
         except ValueError:
             return math.nan
+
+    @property
+    def whole(self) -> int | None:
+        """The exact value of a whole number that is written without point and exponent; None for any other text."""
+        try:
+            return int(self._ungrouped)
+        except ValueError:
+            return None
+
+    @property
+    def _ungrouped(self) -> str:
+        return self.text.replace(",", "") if _THOUSANDS.fullmatch(self.text.strip()) else self.text
 
 
 @dataclass(frozen=True)
@@ -403,7 +414,8 @@ def check_boxes(
         outside: What to do about one that leaves its image, likewise.
 
     Raises:
-        DataError: A box has not four finite numbers, x2 <= x1 or y2 <= y1, or leaves its image.
+        DataError: A box has not four finite numbers, x2 <= x1 or y2 <= y1, or leaves its image, be it by less than a pixel
+            where all of it does.
     """
     width, height = size
     checked = []
@@ -418,5 +430,8 @@ def check_boxes(
             raise DataError(
                 f"{where}: box {list(box)!r} leaves its image of {width} x {height} pixels" + (outside and f"; {outside}")
             )
-        checked.append((max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))))
+        x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+        if x2 <= x1 or y2 <= y1:
+            raise DataError(f"{where}: box {list(box)!r} lies outside its image of {width} x {height} pixels")
+        checked.append((x1, y1, x2, y2))
     return tuple(checked)

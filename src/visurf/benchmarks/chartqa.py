@@ -38,7 +38,7 @@ def load(
             with report.row(f"{part}_{index}"):
                 picture = ImageRef(image_path(folder / "png", require(row, "imgname", str, where), f"{where}, field 'imgname'"))
                 # A few answers were written as numbers.
-                answer = str(require(row, "label", (str, int, float), where))
+                answer = str(require(row, "label", (str, int, float), where)).strip()
                 question = require(row, "query", str, where).strip()
                 samples.append(
                     Sample(f"{part}_{index}", (picture,), question, Text(answer), meta={"part": part, "scoring": "relaxed"})

@@ -49,6 +49,10 @@ class Overlap:
             raise ValueError(f"expected 0 <= intersection <= union, got {self.intersection} and {self.union}")
 
 
+# Their published evaluations read a mask as booleans, so that a pixel of 255 is object: they have no ignore value.
+WHOLE_MASK_CONVENTIONS: frozenset[Convention] = frozenset({"seg_zero", "visionreasoner", "visual_rft"})
+
+
 def mask_overlap(
     prediction: ArrayLike,
     truth: ArrayLike,

@@ -12,12 +12,14 @@ import unicodedata
 
 from visurf.geometry import generalised_iou
 from visurf.rewards import Variant
-from visurf.tags import first_answer, single_line_answer, think_answer_format
+from visurf.tags import far_longer, first_answer, single_line_answer, think_answer_format
 from visurf.types import Box, DataError
 
 _CORNER = r"\(\s*+(\d++)\s*+,\s*+(\d++)\s*+\)"
 _BOX = re.compile(rf"{_CORNER}\s*+,\s*+{_CORNER}")
 _SEPARATORS = re.compile(r"[\s_]+")
+# As in `visurf.parsing.parse_corners`.
+MAX_DIGITS = 9
 _ARTICLE = re.compile(r"^(?:an?|the) (?=.)")
 
 
@@ -53,7 +55,7 @@ def classification(text: str, solution: str, *, symbolic: bool | None = None, va
     name = class_words(solution if true is None else true)
     if not name:
         raise DataError(f"the solution names no class: {solution[:80]!r}")
-    return float(said is not None and class_words(said) == name)
+    return float(said is not None and not far_longer(said, [name]) and class_words(said) == name)
 
 
 def class_words(name: str) -> str:
@@ -74,8 +76,8 @@ def grounding(text: str, solution: str, *, symbolic: bool | None = None, variant
         solution: The label, in answer tags or bare; coordinates 0 to 1000.
         symbolic: See the module; only `published` uses it, and pays 1, not 2.
         variant: Under `published` a text with two boxes is read as the box of their two first corners, identical texts
-            earn 2 whether or not they hold a box, and swapped corners give signed areas, hence values up to 2 for a box
-            that is none. Under `sound` and `paper` each side must hold exactly one box with positive sides, the
+            earn 2 whether or not they hold a box, and swapped corners give signed areas, hence 2 and more for a box that
+            is none. Under `sound` and `paper` each side must hold exactly one box with positive sides, the
             completion's in its first answer, and any other completion earns 0.
 
     Raises:
@@ -104,14 +106,14 @@ def _or_whole(answer: str | None, text: str) -> str:
 
 
 def _first_two_corners(text: str) -> Box | None:
-    """Corners 1 of boxes 1 and 2 if there are several boxes, else the one box; divided by 1000. None without a box."""
-    try:
-        groups = [[int(v) / 1000 for v in match.groups()] for match in _BOX.finditer(text)]
-    except (ValueError, OverflowError):
-        # A number that Python does not convert is an error in the published code too, which earns 0.
+    """Corners 1 of boxes 1 and 2 if there are several boxes, else the one box; divided by 1000.
+
+    None without a box, or with a number of more than 9 digits, whose areas would leave the range of a double.
+    """
+    found = [match.groups() for match in _BOX.finditer(text)]
+    if not found or max(len(v) for group in found for v in group) > MAX_DIGITS:
         return None
-    if not groups:
-        return None
+    groups = [[int(v) / 1000 for v in group] for group in found]
     corners = [group[:2] for group in groups] + [group[2:] for group in groups]
     return corners[0][0], corners[0][1], corners[1][0], corners[1][1]
 

@@ -6,6 +6,7 @@ argument `symbolic` see `visurf.rewards.visual_rft`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,9 +29,9 @@ def detection(text: str, solution: str, *, symbolic: bool | None = None, variant
         solution: The label in the same layout.
         symbolic: The verdict of the symbolic stage, which makes both accuracy rewards 1; None leaves the stage out. Only
             `published` uses it.
-        variant: See `detection_rewards`. `published` and `paper` also read text leniently (`lenient_objects`), pay 0 for
-            what cannot be read and let a NaN confidence through. `sound` reads by `read_detections` and pays 0 for a
-            completion that cannot be read.
+        variant: See `detection_rewards`. `published` and `paper` also read text leniently (`lenient_objects`) and pay 0 for
+            what cannot be read. `published` lets a NaN confidence through; for `paper` a confidence that is not finite
+            cannot be read. `sound` reads by `read_detections` and pays 0 for a completion that cannot be read.
 
     Returns:
         ``iou``, ``confidence``, ``format`` and ``total``. The confidence is NaN where a NaN was let through.
@@ -147,6 +148,8 @@ def _lenient_accuracy(text: str, solution: str, variant: Variant) -> tuple[float
     try:
         kept = _distinct([d["Position"] for d in predicted])
         found = [(predicted[i]["Position"], predicted[i]["Confidence"]) for i in kept]
+        if variant == "paper" and not all(math.isfinite(confidence) for _, confidence in found):
+            return 0.0, 0.0
         matches = _match(found, [d["Position"] for d in true])
         return _rewards(matches, len(matches) if variant == "paper" else max(len(true), len(matches)))
     except (TypeError, ValueError, LookupError, ArithmeticError):

@@ -8,9 +8,11 @@ import unicodedata
 from collections.abc import Callable
 
 from visurf.geometry import Frame
+from visurf.parsing import parse_text
 from visurf.rewards import visionreasoner
+from visurf.tags import far_longer
 from visurf.tasks.task import Part, RewardSettings
-from visurf.types import Answer, Choice, Number, Sample, Text
+from visurf.types import Answer, Choice, DataError, Number, Sample, Text
 
 PROMPT = (
     "{question}{options} Output the thinking process in <think> </think> and final answer in <answer> </answer> tags, "
@@ -44,9 +46,11 @@ def equal(truth: Answer, answer: Answer | None) -> bool:
         case Choice(), Choice():
             return truth.letter == answer.letter
         case Number(), Number():
+            if truth.whole is not None and answer.whole is not None:
+                return truth.whole == answer.whole
             return math.isclose(truth.value, answer.value, rel_tol=1e-9, abs_tol=1e-12)
         case Text(), Text():
-            return normalise(truth.text) == normalise(answer.text)
+            return not far_longer(answer.text, [truth.text]) and normalise(truth.text) == normalise(answer.text)
     return False
 
 
@@ -65,6 +69,20 @@ def options(sample: Sample) -> str:
     if not isinstance(sample.target, Choice) or not sample.target.options:
         return ""
     return "\n" + "".join(f"({chr(ord('A') + i)}) {option}\n" for i, option in enumerate(sample.target.options))
+
+
+def settle(target: Answer) -> Answer:
+    """A label as the parser reads it from its answer tags: a text is trimmed.
+
+    Raises:
+        DataError: It does not fit there: it is empty, too long, or holds a closing answer tag.
+    """
+    if not isinstance(target, Text):
+        return target
+    read = parse_text(f"<answer>{target.text}</answer>")
+    if not isinstance(read, Text) or read.text != target.text.strip():
+        raise DataError(f"expected a text that fits between answer tags, got {target.text!r:.100}")
+    return read
 
 
 SLOTS: dict[str, Callable[[Sample], str]] = {"options": options}

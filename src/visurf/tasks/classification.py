@@ -7,7 +7,7 @@ from visurf.parsing import parse_text
 from visurf.rewards import visual_rft
 from visurf.tasks import answers
 from visurf.tasks.task import Metric, Part, RewardSettings, Task
-from visurf.types import Answer, Completion, ParseError, Sample, Text
+from visurf.types import Answer, Completion, DataError, ParseError, Sample, Text
 
 # Published prompt: Liuziyu77/Visual-RFT; noun and slot per data set (plant/species, pet/breed, aircraft/model, car/model).
 PUBLISHED = (
@@ -65,6 +65,17 @@ def judge(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
     }
 
 
+def settle(target: Answer) -> Answer:
+    """A class name that an answer can give, see `visurf.tasks.answers.settle`.
+
+    Raises:
+        DataError: It cannot be answered, or nothing is left of it once articles and full stops do not count.
+    """
+    if isinstance(target, Text) and not visual_rft.class_words(target.text):
+        raise DataError(f"expected the name of a class, got {target.text!r:.100}")
+    return answers.settle(target)
+
+
 CLASSIFICATION = Task(
     name="classification",
     prompts={"published": PUBLISHED, "question": answers.PROMPT, "bare": "{question}"},
@@ -76,4 +87,5 @@ CLASSIFICATION = Task(
     judge=judge,
     metrics={"accuracy": Metric("right"), "accuracy_published": Metric("right_substring")},
     slots={"noun": _noun, "a_noun": _a_noun, "slot": _slot, **answers.SLOTS},
+    settle=settle,
 )

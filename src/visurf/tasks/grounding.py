@@ -9,7 +9,7 @@ from visurf.parsing import parse_corners
 from visurf.rewards import visual_rft
 from visurf.tasks import segmentation
 from visurf.tasks.task import Part, RewardSettings, Task
-from visurf.types import Answer, Box, Completion, Objects, ParseError, Sample
+from visurf.types import Answer, Box, Completion, DataError, Objects, ParseError, Sample
 
 # Published prompt with its typos: Liuziyu77/Visual-RFT. It never says in which frame the numbers are; the published labels
 # are in 0-1000 whatever the model.
@@ -45,11 +45,24 @@ def parse(text: str, sample: Sample, frame: Frame) -> Objects | ParseError:
     return parse_corners(text, Frame(EXTENT, frame.image_size))
 
 
+def settle(target: Answer) -> Answer:
+    """A target with a box to answer.
+
+    Raises:
+        DataError: There is none.
+    """
+    if isinstance(target, Objects) and not target.boxes:
+        raise DataError("expected a box, got none; ask what may be absent with the task referring")
+    return target
+
+
 def parts(settings: RewardSettings) -> dict[str, Part]:
     """Format 1 (the whole text is a thought and an answer), generalised IoU + 1: see `visurf.rewards.visual_rft.grounding`."""
 
     def accuracy(completion: Completion, sample: Sample) -> float:
         assert isinstance(sample.target, Objects)
+        if settings.variant != "published" and not isinstance(completion.answer, Objects):
+            return 0.0
         label = render_answer(sample.target, Frame(EXTENT, sample.size))
         return visual_rft.grounding(completion.text, label, variant=settings.variant)
 
@@ -75,5 +88,6 @@ GROUNDING = Task(
     judge=judge,
     metrics={name: metric for name, metric in segmentation.METRICS.items() if name in ("giou", "ciou", "box_iou", "box_accuracy")},
     headline="box_iou",
+    settle=settle,
     extent=EXTENT,
 )

@@ -10,7 +10,7 @@ from visurf.parsing import parse_objects, parse_points
 from visurf.rewards import visionreasoner
 from visurf.tasks.referring import PUBLISHED, lower_without_stop
 from visurf.tasks.task import Metric, Part, RewardSettings, Task
-from visurf.types import Answer, Completion, Objects, ParseError, Points, Sample
+from visurf.types import Answer, Completion, DataError, Objects, ParseError, Points, Sample
 
 PROMPT = (
     'Please point to "{question}". Output the thinking process in <think> </think> and final answer in <answer> </answer> tags, '
@@ -77,6 +77,17 @@ def judge(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
     return found
 
 
+def settle(target: Answer) -> Answer:
+    """A target with a point to click.
+
+    Raises:
+        DataError: There is none.
+    """
+    if isinstance(target, Points) and not target.points:
+        raise DataError("expected at least one point, got none: the task has no answer for nothing to click")
+    return target
+
+
 GUI = Task(
     name="gui",
     prompts={"default": PROMPT, "published": PUBLISHED, "bare": "{question}"},
@@ -89,4 +100,5 @@ GUI = Task(
     metrics={"click_accuracy": Metric("hit"), "box_accuracy": Metric("box_hit")},
     headline="click_accuracy",
     prepare_question={"published": lower_without_stop},
+    settle=settle,
 )

@@ -17,14 +17,22 @@ from visurf.types import Answer, Choice, Completion, Number, ParseError, Sample,
 
 
 def parse(text: str, sample: Sample, frame: Frame) -> Choice | Number | Text | ParseError:
-    """An option where the target is one; else a number, or the text of what is no plain number, such as a fraction."""
+    """An option where the target is one; else a number, or the text of what is no plain number, such as a fraction.
+
+    What names no option of a problem of MathVista stays the text it is: its script takes the nearest option.
+    """
     if isinstance(sample.target, Choice):
-        return parse_choice(text, sample.target.options)
+        choice = parse_choice(text, sample.target.options)
+        return parse_text(text) if isinstance(choice, ParseError) and _is_mathvista(sample) else choice
     if isinstance(sample.target, Number):
         number = parse_number(text)
         if isinstance(number, Number):
             return number
     return parse_text(text)
+
+
+def _is_mathvista(sample: Sample) -> bool:
+    return "question_type" in sample.meta and "answer_type" in sample.meta
 
 
 def _graded(sample: Sample, answer: Answer | None) -> float | None:
@@ -81,7 +89,7 @@ def judge(sample: Sample, answer: Answer | None) -> dict[str, float | None]:
 
     MathVista compares texts, so its problems need no symbolic library.
     """
-    if "question_type" in sample.meta and "answer_type" in sample.meta:
+    if _is_mathvista(sample):
         said = None if answer is None else answers.written(answer)
         return {
             "mathvista": float(mathvista_flag(sample.meta, said, "int(float(x))")),
@@ -105,4 +113,5 @@ MATHEMATICS = Task(
         "mathvista_older": Metric("mathvista_older"),
     },
     slots=answers.SLOTS,
+    settle=answers.settle,
 )

@@ -17,6 +17,25 @@ def parse(text: str, sample: Sample, frame: Frame) -> Text | ParseError:
     return parse_text(text)
 
 
+def _scoring(sample: Sample) -> str:
+    scoring = sample.meta.get("scoring", "exact")
+    if scoring not in SCORINGS:
+        raise DataError(f"sample {sample.id}: meta 'scoring': expected one of {SCORINGS}, got {scoring!r}")
+    return str(scoring)
+
+
+def check(sample: Sample) -> None:
+    """Refuse what `right` cannot use.
+
+    Raises:
+        DataError: An unknown scoring, or accepted answers that are no list of texts.
+    """
+    accepted = sample.meta.get("answers")
+    texts = isinstance(accepted, list | tuple) and all(isinstance(a, str) and a.strip() for a in accepted)
+    if _scoring(sample) == "anls" and accepted is not None and not texts:
+        raise DataError(f"sample {sample.id}: meta 'answers': expected a list of texts, got {accepted!r:.100}")
+
+
 def right(sample: Sample, answer: Answer | None) -> float:
     """How right an answer is, as ``meta["scoring"]`` says; 0 for one that could not be parsed.
 
@@ -26,9 +45,7 @@ def right(sample: Sample, answer: Answer | None) -> float:
     Raises:
         DataError: An unknown scoring.
     """
-    scoring = sample.meta.get("scoring", "exact")
-    if scoring not in SCORINGS:
-        raise DataError(f"sample {sample.id}: meta 'scoring': expected one of {SCORINGS}, got {scoring!r}")
+    scoring = _scoring(sample)
     if not isinstance(answer, Text) or not isinstance(sample.target, Text):
         return 0.0
     if scoring == "relaxed":
@@ -67,4 +84,6 @@ QUESTION_ANSWERING = Task(
         "anls": Metric("anls"),
     },
     slots=answers.SLOTS,
+    settle=answers.settle,
+    check=check,
 )

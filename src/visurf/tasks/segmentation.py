@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visurf.geometry import box_centre, box_iou, mask_box, mask_point, pairwise_iou, union_areas, union_boxes_mask
-from visurf.metrics.segmentation import Overlap, mask_overlap
+from visurf.metrics.segmentation import SEGMENTATION_CONVENTIONS, WHOLE_MASK_CONVENTIONS, Convention, Overlap, mask_overlap
 from visurf.tasks.task import Metric, Record, Task
 from visurf.types import Answer, Masks, Objects, Sample
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 IOU_ABOVE = 0.5
 JACCARD_FROM = 0.65
+IGNORED = 255
 # (sample, answered objects) -> predicted mask (height, width), any value but 0 is object.
 Segment = Callable[[Sample, Objects], "NDArray[Any]"]
 
@@ -78,11 +79,15 @@ def true_mask(sample: Sample) -> NDArray[np.uint8] | None:
     return None if sample.known_mask is None else np.asarray(sample.known_mask, dtype=np.uint8)
 
 
-def _shared_pixels(sample: Sample, answer: Objects, segment: Segment | None) -> tuple[float, float]:
-    """Intersection and union, in pixels where a true mask is known and in exact areas of boxes otherwise."""
+def _shared_pixels(sample: Sample, answer: Objects, segment: Segment | None) -> dict[str, float]:
+    """`intersection` and `union`, in pixels where a true mask is known and in exact areas of boxes otherwise.
+
+    Where the true mask has ignored pixels also `whole_intersection` and `whole_union`, which count them as object.
+    """
     mask = true_mask(sample)
     if mask is None and segment is None:
-        return union_areas(answer.boxes, objects_of(sample.target).boxes, sample.size)
+        intersection, union = union_areas(answer.boxes, objects_of(sample.target).boxes, sample.size)
+        return {"intersection": intersection, "union": union}
     if mask is None:
         mask = union_boxes_mask(objects_of(sample.target).boxes, sample.size).astype(np.uint8)
     if not answer.boxes:
@@ -92,7 +97,11 @@ def _shared_pixels(sample: Sample, answer: Objects, segment: Segment | None) -> 
     else:
         predicted = segment(sample, answer)
     overlap = mask_overlap(predicted, mask)
-    return overlap.intersection, overlap.union
+    counts: dict[str, float] = {"intersection": overlap.intersection, "union": overlap.union}
+    if (mask == IGNORED).any():
+        whole = mask_overlap(predicted, mask, ignore=None)
+        counts |= {"whole_intersection": whole.intersection, "whole_union": whole.union}
+    return counts
 
 
 def measure(sample: Sample, answer: Answer | None, segment: Segment | None = None) -> dict[str, float | None]:
@@ -105,18 +114,29 @@ def measure(sample: Sample, answer: Answer | None, segment: Segment | None = Non
 
     Returns:
         `giou`: IoU of the unions, 1 for a right "nothing"; `intersection` and `union`: what the sample adds to the sums of
-        cIoU. On samples without the object `n_hit`: said "nothing". On the others `t_hit`: did not; `target_iou`: as `giou`;
-        `jaccard`: the same where it reaches 0.65 and 0 elsewhere; `box_iou`: best IoU of each true box, averaged over the
-        larger count; and with one true box `box_hit`: whether the IoU of the first box is above 0.5.
+        cIoU; `whole_intersection` and `whole_union`: the same with ignored pixels as object, where the mask has any. On samples
+        without the object `n_hit`: said "nothing". On the others `t_hit`: did not; `target_iou`: as `giou`; `jaccard`: the same
+        where it reaches 0.65 and 0 elsewhere; `box_iou`: best IoU of each true box, averaged over the larger count; and with
+        one true box `box_hit`: whether the IoU of the first box is above 0.5.
     """
     said = answer if isinstance(answer, Objects) else None
     truth = objects_of(sample.target).boxes
     if not truth:
         right = float(said is not None and not said.boxes)
-        union = _shared_pixels(sample, said, segment)[1] if said is not None and said.boxes else 0.0
+        something = said is not None and bool(said.boxes)
+        known = isinstance(sample.target, Masks) or sample.known_mask is not None
+        counts = _shared_pixels(sample, said or Objects(), segment) if something or known else {"union": 0.0}
         found: dict[str, float | None] = dict.fromkeys(("t_hit", "target_iou", "jaccard", "box_iou", "box_hit"))
-        return {"giou": right, **found, "intersection": 0.0, "union": union, "n_hit": right}
-    intersection, union = _shared_pixels(sample, said or Objects(), segment)
+        return {
+            "giou": right,
+            **found,
+            **counts,
+            "intersection": 0.0,
+            "union": counts["union"] if something else 0.0,
+            "n_hit": right,
+        }
+    counts = _shared_pixels(sample, said or Objects(), segment)
+    intersection, union = counts["intersection"], counts["union"]
     iou = intersection / union if union and said is not None and said.boxes else 0.0
     best = pairwise_iou(truth, said.boxes).max(axis=1).sum() / max(len(truth), len(said.boxes)) if said and said.boxes else 0.0
     hit = float(bool(said and said.boxes) and box_iou(said.boxes[0], truth[0]) > IOU_ABOVE) if said else 0.0
@@ -124,8 +144,7 @@ def measure(sample: Sample, answer: Answer | None, segment: Segment | None = Non
         "giou": iou,
         "target_iou": iou,
         "jaccard": iou if iou >= JACCARD_FROM else 0.0,
-        "intersection": intersection,
-        "union": union,
+        **counts,
         "n_hit": None,
         "t_hit": float(said is None or bool(said.boxes)),
         "box_iou": float(best),
@@ -138,8 +157,12 @@ def compares_masks(task: Task) -> bool:
     return any(metric.measure == "intersection" for metric in task.metrics.values())
 
 
-def overlaps(records: Sequence[Record]) -> list[Overlap]:
+def overlaps(records: Sequence[Record], *, whole: bool = False) -> list[Overlap]:
     """The overlap of every record, for the published conventions of `visurf.metrics.SEGMENTATION_CONVENTIONS`.
+
+    Args:
+        records: With the measures of `measure`.
+        whole: Count ignored pixels as object, as `visurf.metrics.segmentation.WHOLE_MASK_CONVENTIONS` do.
 
     Raises:
         ValueError: The records compare boxes, whose areas are no pixel counts.
@@ -147,9 +170,19 @@ def overlaps(records: Sequence[Record]) -> list[Overlap]:
     found = []
     for record in records:
         measures = record["measures"]
-        counts = measures["intersection"], measures["union"]
+        kind = "whole_" if whole and "whole_union" in measures else ""
+        counts = measures[f"{kind}intersection"], measures[f"{kind}union"]
         if not all(math.isclose(value, round(value)) for value in counts):
             raise ValueError(f"sample {record['id']!r} has no true mask; published conventions count pixels of masks")
         none = record["answer"] is not None and not record["answer"].get("boxes")
         found.append(Overlap(round(counts[0]), round(counts[1]), none, measures["n_hit"] is not None))
     return found
+
+
+def convention_scores(records: Sequence[Record], convention: Convention) -> dict[str, float]:
+    """The numbers of a published mask evaluation.
+
+    Raises:
+        ValueError: See `overlaps`; or the convention has no value without samples.
+    """
+    return SEGMENTATION_CONVENTIONS[convention](overlaps(records, whole=convention in WHOLE_MASK_CONVENTIONS))

@@ -120,6 +120,7 @@ class Task:
         options: Two answers; evaluation adds the first's log-prob less the second's as ``score``, for a ranking.
         settle: A target when its row is read -> the same as its parser would give it; a DataError for one that no answer can
             equal. None where every target of the type can be answered.
+        check: A DataError for a sample whose meta its rewards cannot use; None where they use none.
         extent: Width and height of the frame that its answers are in, where that is not the model's.
     """
 
@@ -137,6 +138,7 @@ class Task:
     slots: Mapping[str, Callable[[Sample], str]] = field(default_factory=dict)
     options: tuple[str, str] | None = None
     settle: Callable[[Answer], Answer] | None = None
+    check: Callable[[Sample], None] | None = None
     extent: tuple[float, float] | None = None
 
     @property
