@@ -33,6 +33,8 @@ QUANTIZED = LoraConfig(rank=4, quantize="4bit")
         ),
         ({"model": {"offload": True}}, "needs parallel=fsdp2"),
         ({"model": {"lora": {"quantize": "3bit", "rank": 4}}}, "4bit"),
+        ({"parallel": "fsdp2", "rollout": {"cuda_graphs": "on", "whole_model": False}}, "whole_model=true"),
+        ({"parallel": "fsdp2", "rollout": {"engine": "vllm", "servers": {"push": "nccl"}}}, "parallel=ddp"),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_remedy(values, said):

@@ -26,7 +26,7 @@ WIDTH = 64
 
 def new_batch(policy: Policy, record: Record, work: Work) -> Batch:
     """The batch that suits the device."""
-    fixed = record.tokens.device.type == "cuda" and work.settings.cuda_graphs == "auto"
+    fixed = record.tokens.device.type == "cuda" and work.settings.cuda_graphs != "off"
     return FixedBatch(policy, record, work) if fixed else Batch(policy, record, work)
 
 
