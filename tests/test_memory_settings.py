@@ -122,6 +122,17 @@ def test_plain_adapters_are_merged_without_a_word(tiny, tmp_path):
         exporting.export(tiny, network, tmp_path / "model")
 
 
+def test_weights_are_put_back_bit_by_bit_after_adapters_were_merged(tiny):
+    network = add_adapters(tiny.network, LoraConfig(rank=2), tiny.family.vision_module)
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter.data)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    with merged(network):
+        assert any(not torch.equal(p, before[name]) for name, p in network.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
 @pytest.mark.parametrize("offload", [False, True])
 def test_offloading_reaches_torch(offload, monkeypatch):
     class Reached(Exception):
