@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from tiny import make_prompt
 from visurf.config import load_config, merge
-from visurf.models import FAMILIES
+from visurf.models import FAMILIES, load_model
 from visurf.packing import Bundle, Scored, build_row
 from visurf.precision import autocast
 from visurf.preparation import frozen_policy
@@ -129,3 +129,11 @@ def test_mixed_precision_scores_a_row_and_samples(family_checkpoints, family, dt
     assert logprobs.dtype == torch.float32
     assert bool(logprobs.isfinite().all())
     assert len(rollouts[0].token_ids) > 0
+
+
+def test_image_features_of_smolvlm_have_the_type_of_its_embeddings(family_checkpoints):
+    """transformers 5.17 puts them among the embeddings as they are."""
+    network = load_model(family_checkpoints["smolvlm"]).network
+    size = network.config.vision_config.hidden_size
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert network.model.connector(torch.zeros(1, 16, size)).dtype == torch.float32
