@@ -1,7 +1,7 @@
 """All measurements of the large models on one CUDA device, within a time limit; `bench/gpu.sh` runs it.
 
 Each model is built once. Measurements run in order of importance, and what no longer fits into the model's share of the time is
-left out and said so. A file is written as soon as its measurement is done.
+left out and said so. A file is written after each of its measurements, so that what is killed leaves what it has.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="3b,7b", help="default 3b,7b; smoke tries the script on a CPU")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    parser.add_argument("--seconds", type=float, default=510, help="for everything (default 510)")
+    parser.add_argument("--seconds", type=float, default=480, help="for everything (default 480)")
     options = parser.parse_args()
     quiet_libraries()
     models = options.models.split(",")
@@ -39,7 +39,7 @@ def measure_model(model: str, end: float, out: Path) -> int:
 
     command = f"bench/gpu.sh ({' '.join(sys.argv)})"
     began = time.monotonic()
-    bench = Bench(Plan(model, ("naive",), repeats=5, warmup=2, command=command))
+    bench = Bench(Plan(model, ("naive",), repeats=5, warmup=1, command=command))
     print(f"{model}: built in {time.monotonic() - began:.0f} s", flush=True)
 
     # (what, longest completion, share of the model's remaining time its rounds may take)
@@ -51,8 +51,10 @@ def measure_model(model: str, end: float, out: Path) -> int:
             print(f"{model}, {what} at {length} tokens: left out, {left:.0f} s are left", flush=True)
             continue
         # A step measures twice, whole steps and training alone; a rollout once more for the first token.
-        bench.plan = replace(bench.plan, length=length, limit=left * share / 2, warmup=2 if length == 128 else 1)
+        bench.plan = replace(bench.plan, length=length, limit=left * share / 2)
         bench.use(workload_for(model, length))
+        path = out / f"{what}-{model}-{length}.json"
+        bench.keep = lambda report, path=path: report.write(path)
         try:
             report = bench.peaks() if what == "memory" else getattr(bench, what)()
         except torch.OutOfMemoryError as error:
@@ -61,7 +63,7 @@ def measure_model(model: str, end: float, out: Path) -> int:
             torch.cuda.empty_cache()
             continue
         print(report.table(), flush=True)
-        report.write(out / f"{what}-{model}-{length}.json")
+        report.write(path)
     return failures
 
 

@@ -7,6 +7,4 @@ cd "$(dirname "$0")/.."
 out="${OUT:-bench/results}"
 mkdir -p "$out"
 export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-# Blocks of many sizes come and go between micro-batches.
-export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
 timeout --kill-after=5 530 "${PYTHON:-python3}" bench/gpu.py --out "$out" "$@" 2>&1 | tee "$out/gpu.log"

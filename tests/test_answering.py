@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 
 from report_runs import HOSTILE, present
-from visurf.answering import Answered, read_questions
+from visurf.answering import Answered, ask, read_questions
 from visurf.cli import main
 from visurf.cli.looking import harmless
-from visurf.config import DataConfig
+from visurf.config import Config, DataConfig, RolloutConfig
 from visurf.drawing import COLOURS, draw_answer
+from visurf.rollout.local import Rollout, Sampling
 from visurf.tasks import TASKS
 from visurf.types import DataError, ImageRef, Objects, ParseError, Sample
 
@@ -140,3 +141,13 @@ def test_masks_and_wrong_answers_are_drawn():
     found = Answered(Sample("1", (ImageRef(picture),), "q", Objects()), "x", None, ParseError("no_answer"))
     assert found.drawn().size == (400, 344)
     assert found.row()["error"] == "no_answer"
+
+
+def test_settings_of_sampling_reach_the_sampler(tmp_path, monkeypatch):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    seen = []
+    monkeypatch.setattr("visurf.rollout.local.sample", lambda *a: seen.append(a[4]) or [[Rollout((2,), (0.0,), False)]])
+    config = Config(rollout=RolloutConfig(cuda_graphs="off", max_tokens=7, token_budget=99))
+    task = TASKS["referring"]
+    list(ask(config, task, read_questions(tmp_path / "a.png", "the cat", task)))
+    assert seen == [Sampling(7, greedy=True, token_budget=99, cuda_graphs="off")]

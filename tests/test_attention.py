@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tiny import make_prompt, make_tokens
-from visurf.attention import PackedLayout, dense, flex, kernels, merged, merged_cuda, register
+from visurf.attention import PackedLayout, dense, flex, kernels, merged, merged_cuda, ragged, register, vision_attention
 from visurf.attention.ragged import attend_ragged
 from visurf.packing import Bundle, Scored, build_row
 from visurf.policy import Policy
@@ -180,6 +180,99 @@ def test_a_kernel_that_is_wrong_or_missing_is_not_used(fresh_choice, monkeypatch
     assert "differs from plain attention" in caplog.text
     with pytest.raises(RuntimeError, match=r"model\.attention=flex does not work on cpu"):
         kernels.choose("flex", *inputs[:2])
+
+
+# Query heads, key heads and head size of Qwen2.5-VL 7B, Qwen3-VL 8B, LLaVA-OneVision 0.5B and Qwen2.5-VL 72B.
+RELEASED = [(28, 4, 128), (32, 8, 128), (14, 2, 64), (64, 8, 128)]
+
+
+@pytest.mark.parametrize("shape", RELEASED)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_right_kernel_passes_in_the_shapes_of_released_models(shape, dtype):
+    assert kernels._disagreement(merged.attend, torch.device("cpu"), dtype, shape) is None
+
+
+@pytest.mark.parametrize("shape", RELEASED)
+def test_a_kernel_that_leaks_between_completions_fails_in_half_precision(shape):
+    def leaking(query, key, value, layout, scaling):
+        # The second completion sees the first.
+        return merged.attend(query, key, value, layout_of([(7, [8]), (3, [2])]), scaling)
+
+    assert "differs" in kernels._disagreement(leaking, torch.device("cpu"), torch.bfloat16, shape)
+
+
+def test_a_kernel_that_gives_no_numbers_fails():
+    def nothing(*arguments):
+        return merged.attend(*arguments) * float("nan")
+
+    assert "differs" in kernels._disagreement(nothing, torch.device("cpu"), torch.bfloat16, (4, 2, 16))
+
+
+def varlen(query, key, value, bounds, keys, longest, longest_key, *, scale=None):
+    """What torch's kernel for cumulative lengths computes, on a CPU."""
+    assert longest == longest_key == int((bounds[1:] - bounds[:-1]).max())
+    rows = [t.transpose(0, 1).unsqueeze(0) for t in (query, key, value)]
+    return ragged._by_length(*rows, bounds, scale)[0]
+
+
+def without_scale(query, key, value, bounds, keys, longest, longest_key, is_causal=False):
+    """The kernel of torch 2.9."""
+
+
+def too_old(*arguments, **named):
+    raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        (varlen, ""),
+        (without_scale, "TypeError"),
+        (too_old, "only supports Ampere"),
+        (lambda *a, **k: varlen(*a, **k) * 1.1, "differs"),
+    ],
+)
+def test_the_vision_kernel_is_tried_once_and_its_failure_said(monkeypatch, caplog, kernel, said):
+    monkeypatch.setattr(ragged, "_varlen_kernel", lambda: kernel)
+    ragged._fuses.cache_clear()
+    with caplog.at_level(logging.WARNING, "visurf"):
+        found = [ragged._fuses(torch.device("cpu"), torch.bfloat16, 80) for _ in range(2)]
+    ragged._fuses.cache_clear()
+    assert found == [not said] * 2
+    assert len(caplog.records) == bool(said)
+    assert said in caplog.text
+
+
+def test_the_longest_sequence_is_not_read_from_the_device_where_it_is_known(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ragged, "_varlen_kernel", lambda: lambda *a, **k: seen.append(a[5]) or a[0])
+    rows = [torch.zeros(1, 2, 5, 8)] * 3
+    for longest in (7, None):
+        ragged._fused(*rows, torch.tensor([0, 2, 5]), 1.0, longest)
+    monkeypatch.setattr("visurf.attention.attend_ragged", lambda *a: seen.append(a[5]))
+    vision_attention(None, *rows, None, cu_seq_lens_q=torch.tensor([0, 5]), max_length_q=11)
+    assert seen == [7, 3, 11]
+
+
+def test_a_function_is_compiled_for_more_lengths_than_torch_would_by_itself():
+    made = []
+
+    def backend(module, inputs):
+        made.append(module)
+        return module
+
+    def double(rows):
+        return rows * 2
+
+    for length in range(1, 21):
+        flex.compiled(double, backend=backend)(torch.zeros(length, 3))
+    assert len(made) == 20
+
+
+def test_a_trial_runs_apart_from_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        product = kernels.apart(lambda: torch.ones(2, 2) @ torch.ones(2, 2), torch.device("cpu"))
+    assert product.dtype == torch.float32
 
 
 def test_tensors_without_data_do_not_decide_for_real_ones(fresh_choice):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 from torch import nn
 
 from replay import make_loop, optimise, replayed, update_gradient
@@ -71,7 +72,7 @@ def test_a_step_has_every_part_of_its_time(tiny):
 
 
 def test_adapters_and_a_frozen_tower_cost_less(tiny):
-    full = Meter.of(tiny, tiny.network)
+    full = Meter.of(tiny, tiny.network, torch.device("cpu"))
     assert (full.adapters, full.vision_trained, full.device) == (False, True, "CPU")
     full.trained.tokens, full.trained.patches = 10, 4
     frozen = dataclasses.replace(full, trained=dataclasses.replace(full.trained), adapters=True, vision_trained=False)

@@ -9,8 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from tiny import make_prompt
 from visurf.config import load_config, merge
-from visurf.models import FAMILIES
+from visurf.models import FAMILIES, load_model
+from visurf.packing import Bundle, Scored, build_row
+from visurf.precision import autocast
+from visurf.preparation import frozen_policy
+from visurf.rollout.local import Sampling, sample
 from visurf.training import evaluate, train
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
@@ -107,3 +112,28 @@ def test_a_checkpoint_is_gone_on_from_bit_for_bit(family_checkpoints, data, tmp_
     assert [n for n in first if not torch.equal(first[n], second[n])] == []
     started = load_file(folder / "model.safetensors")
     assert sum(not torch.equal(first[n], started[n]) for n in first) > 0.8 * len(first)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_mixed_precision_scores_a_row_and_samples(family_checkpoints, family, dtype):
+    """As on a GPU: parameters in float32, and a model that is only asked in bfloat16."""
+    config = load_config(None, {"model": {"autocast": "on", "dtype": dtype, "path": str(family_checkpoints[family])}})
+    model, policy = frozen_policy(config, config.model.path)
+    assert {p.dtype for p in policy.parameters()} == {torch.bfloat16 if dtype == "auto" else torch.float32}
+    prompt = make_prompt(model, 0)
+    row = build_row([Bundle(prompt, (Scored(model.encode_completion("red is there"), 0),))], model.family, "cpu")
+    with autocast(config, torch.device("cpu")), torch.no_grad():
+        logprobs = policy(row)
+        (rollouts,) = sample(policy, model.family, [prompt], 1, Sampling(4, greedy=True), model.eos_ids)
+    assert logprobs.dtype == torch.float32
+    assert bool(logprobs.isfinite().all())
+    assert len(rollouts[0].token_ids) > 0
+
+
+def test_image_features_of_smolvlm_have_the_type_of_its_embeddings(family_checkpoints):
+    """transformers 5.17 puts them among the embeddings as they are."""
+    network = load_model(family_checkpoints["smolvlm"]).network
+    size = network.config.vision_config.hidden_size
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert network.model.connector(torch.zeros(1, 16, size)).dtype == torch.float32

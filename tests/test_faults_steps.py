@@ -271,6 +271,9 @@ def test_one_prompt_whose_rollouts_do_not_fit_ends_with_a_remedy(tiny, monkeypat
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
     assert not is_out_of_memory(ValueError("can't allocate memory"))
     budget = Budget("tokens_per_microbatch", 8)

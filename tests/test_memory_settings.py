@@ -33,6 +33,8 @@ QUANTIZED = LoraConfig(rank=4, quantize="4bit")
         ),
         ({"model": {"offload": True}}, "needs parallel=fsdp2"),
         ({"model": {"lora": {"quantize": "3bit", "rank": 4}}}, "4bit"),
+        ({"parallel": "fsdp2", "rollout": {"cuda_graphs": "on", "whole_model": False}}, "whole_model=true"),
+        ({"parallel": "fsdp2", "rollout": {"engine": "vllm", "servers": {"push": "nccl"}}}, "parallel=ddp"),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_remedy(values, said):
@@ -118,6 +120,17 @@ def test_plain_adapters_are_merged_without_a_word(tiny, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         exporting.export(tiny, network, tmp_path / "model")
+
+
+def test_weights_are_put_back_bit_by_bit_after_adapters_were_merged(tiny):
+    network = add_adapters(tiny.network, LoraConfig(rank=2), tiny.family.vision_module)
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter.data)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    with merged(network):
+        assert any(not torch.equal(p, before[name]) for name, p in network.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
 
 
 @pytest.mark.parametrize("offload", [False, True])

@@ -202,3 +202,17 @@ def test_a_shared_prompt_stands_in_its_row_once(random_models):
     row = build_row(bundles, model.family, "cpu")
     assert row.length == len(bundles[0].prompt.token_ids) + 4 * 3
     assert row.inputs["image_grid_thw"].shape[0] == 1
+
+
+def test_pieces_of_the_head_are_computed_again_in_the_arithmetic_of_the_forward(tiny):
+    """The backward pass stands outside autocast; what it computes anew must not."""
+    policy = Policy(tiny.network, temperature=1.0, banned=tiny.banned_ids, head_bytes=7 * 4 * 113)
+    row = build_row([Bundle(make_prompt(tiny, 0), (Scored(make_tokens(tiny, 20), 0),))], tiny.family, "cpu")
+    seen = []
+    policy.base().lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs = policy(row)
+    forward = len(seen)
+    assert forward > 1
+    logprobs.sum().backward()
+    assert seen == [torch.bfloat16] * (2 * forward)

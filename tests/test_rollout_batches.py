@@ -13,7 +13,7 @@ from visurf.models import FAMILIES
 from visurf.packing import Bundle, Scored, build_row
 from visurf.rollout import fixed, local
 from visurf.rollout.batch import Batch
-from visurf.rollout.graphs import TRIAL, Recorder
+from visurf.rollout.graphs import FURTHER, TRIAL, Recorder
 from visurf.rollout.local import Sampling, sample
 
 # Images and words of ten prompts, some of them without an image; lengths from about 10 to 40 tokens.
@@ -253,7 +253,7 @@ def test_a_step_is_recorded_once_per_width_and_replayed(tiny, monkeypatch):
     prompts = prompts_of(tiny)
     ending(tiny, -1e4)
     recorded = draw(tiny, prompts, 2, 40)
-    assert {width: r.count for width, r in made.items()} == {8: 8 - TRIAL, 16: 8 - TRIAL, 32: 16 - TRIAL, 39: 7 - TRIAL}
+    assert {width: r.count for width, r in made.items()} == {8: 8 - TRIAL, 16: 8 - FURTHER, 32: 16 - FURTHER, 39: 7 - FURTHER}
     monkeypatch.undo()
     for group, other in zip(recorded, draw(tiny, prompts, 2, 40), strict=True):
         for a, b in zip(group, other, strict=True):
@@ -266,6 +266,7 @@ def test_a_step_that_cannot_be_recorded_is_run_as_it_is(tiny, monkeypatch, caplo
 
     monkeypatch.setattr(local, "new_batch", fixed.FixedBatch)
     monkeypatch.setattr("visurf.rollout.graphs.record", fails)
+    monkeypatch.setattr(Recorder, "failed", False)
     init = Recorder.__init__
 
     def working(self, device):
@@ -282,6 +283,31 @@ def test_a_step_that_cannot_be_recorded_is_run_as_it_is(tiny, monkeypatch, caplo
     for group, other in zip(found, draw(tiny, prompts, 2, 20), strict=True):
         for a, b in zip(group, other, strict=True):
             close(a, b)
+
+
+def test_a_recording_that_fails_leaves_its_stream_and_is_not_tried_again(monkeypatch):
+    class Side:
+        device = "cuda:0"
+
+    def fails(step, shape, side, pool):
+        current.append(side)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    main, side, current, ran = object(), Side(), [], []
+    monkeypatch.setattr(Recorder, "failed", False)
+    monkeypatch.setattr("visurf.rollout.graphs.record", fails)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "set_stream", current.append)
+    recorder = Recorder(torch.device("cpu"))
+    recorder.works, recorder.side, recorder.trials = True, side, {8: TRIAL}
+    for shape in (8, 8, 16):
+        recorder.run(shape, ran.append)
+    assert current == [side, main], "the stream is put back, and nothing is recorded again"
+    assert ran == [8, 8, 16]
+    assert Recorder.failed
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    assert not Recorder(torch.device("cuda")).works
 
 
 def test_another_attention_is_refused(checkpoints):

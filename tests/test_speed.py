@@ -175,6 +175,30 @@ def test_peak_memory_counts_what_is_freed_again():
     assert 60 < peak_memory(run, CPU) < 80
 
 
+def test_gradients_of_an_earlier_measurement_do_not_count_as_held(bench, monkeypatch):
+    """On a GPU all sides are measured in one process, after their steps."""
+    held = []
+
+    def look(run, device):
+        held.append([p.grad for side in (bench.visurf, bench.naive) for p in side.policy.parameters() if p.grad is not None])
+        run()
+        return 1.0
+
+    monkeypatch.setattr("visurf.speed.benches.peak_memory", look)
+    prompts = bench.visurf.prompts(0)
+    for side in (bench.visurf, bench.naive):
+        side.train(prompts, bench.visurf.replayed(prompts))
+    bench.peaks()
+    assert held == [[], []]
+
+
+def test_what_was_measured_is_kept_before_the_next_measurement(bench, monkeypatch):
+    kept = []
+    monkeypatch.setattr(bench, "keep", lambda report: kept.append({row["what"] for row in report.rows}))
+    bench.step()
+    assert kept == [{"whole step"}, {"whole step", "training forward + backward"}]
+
+
 def test_curves_over_group_size_and_prompt(tmp_path):
     found = measure_scaling(Plan("smoke", repeats=1, warmup=0), groups=(2, 3), prompts=(60,))
     assert [(r["curve"], r["at"]) for r in found["rows"]] == [("group", 2), ("group", 3), ("prompt", 60)]
@@ -276,7 +300,7 @@ def test_contenders_take_turns_and_the_limit_ends_the_rounds():
     assert [len(s.wall) for s in found.values()] == [2, 2]
     assert [len(s.results) for s in found.values()] == [3, 3]
     stopped = alternate(sides, repeats=50, warmup=1, device=CPU, limit=1e-9)
-    assert [len(s.wall) for s in stopped.values()] == [2, 2]
+    assert [len(s.wall) for s in stopped.values()] == [1, 1]
     assert ratios([6.0, 8.0], [2.0, 4.0]) == [3.0, 2.0]
 
 

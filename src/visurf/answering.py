@@ -182,7 +182,8 @@ def ask(config: Config, task: Task, samples: Sequence[Sample], segmenter: Segmen
     if config.threads:
         torch.set_num_threads(config.threads)
     model, policy = frozen_policy(config, config.model.path)
-    greedy = Sampling(config.rollout.max_tokens, token_budget=config.rollout.token_budget, greedy=True)
+    settings = config.rollout
+    greedy = Sampling(settings.max_tokens, greedy=True, token_budget=settings.token_budget, cuda_graphs=settings.cuda_graphs)
     for start in range(0, len(samples), _BATCH):
         found: dict[int, Answered] = {}
         prompts = []

@@ -17,8 +17,9 @@ from visurf import parallel
 
 LOG = logging.getLogger("visurf")
 T = TypeVar("T")
-# What PyTorch's allocator of host memory says on Linux and macOS, and on Windows; it has no error of its own.
-_SAID = ("can't allocate memory", "not enough memory")
+# What says that memory ran out, but has no error of its own: PyTorch's allocator of host memory, on Linux and macOS and on Windows;
+# CUDA where another process took what was left; CUDA's libraries, which need room beside the allocator.
+_SAID = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 class MemoryShortage(RuntimeError):

@@ -52,17 +52,16 @@ class Meter:
     sampled: Passed = field(default_factory=Passed)
 
     @classmethod
-    def of(cls, model: VisionLanguageModel, network: Any) -> Meter:
-        """A meter for a loaded model whose network, adapters included, is `network`."""
+    def of(cls, model: VisionLanguageModel, network: Any, device: torch.device) -> Meter:
+        """A meter for a loaded model whose network, adapters included, is `network`, and computes on a device."""
         base = network.get_base_model() if hasattr(network, "get_base_model") else network
         tower: nn.Module = base.get_submodule(model.family.vision_module)
-        on_gpu = model.device.type == "cuda"
         return cls(
             accounting.count_parameters(base, model.family.vision_module),
             patch_values(base.config),
             base is not network,
             any(p.requires_grad for p in tower.parameters()),
-            torch.cuda.get_device_name(model.device) if on_gpu else "CPU",
+            torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         )
 
     def patches(self, prompts: Sequence[Prompt]) -> int:

@@ -82,7 +82,7 @@ class Learner:
         """Take what `visurf.loop.Loop` takes, and the hyperparameters of mixing."""
         self.config, self.paradigm, self.model, self.policy = config, paradigm, model, policy
         self.reference, self.placement, self.mixing, self.objective = reference, placement, mixing, config.objective
-        self.meter = Meter.of(model, policy.network)
+        self.meter = Meter.of(model, policy.network, placement.device)
         self.budget = Budget("tokens_per_microbatch", config.tokens_per_microbatch)
         self.findings = Findings()
         self.changed = self.begun = self.updating = False
@@ -173,8 +173,8 @@ class Learner:
     def backward(self, batch: Batch, bundles: Sequence[Bundle], weighing: Weighing, seen: Diagnostics) -> float:
         """One packed row forward and backward; returns its share of the loss."""
         objective, row = self.objective, self.row(bundles)
-        part = weighing.row(row.numbers, self.model.device)
-        with autocast(self.config, self.model.device):
+        part = weighing.row(row.numbers, self.placement.device)
+        with autocast(self.config, self.placement.device):
             logprobs = self.policy(row)
         old = None if batch.old is None else torch.cat([batch.old[n] for n in row.numbers])
         members, label, kl, shaping = len(batch.lengths), part.foreign, None, weighing.shaping
@@ -182,7 +182,7 @@ class Learner:
             logprobs, old, part.advantages, objective, member=row.member, members=members, foreign=label, shaping=shaping
         )
         if batch.sampled is not None:
-            sampled = torch.cat([batch.sampled[n] for n in row.numbers]).to(self.model.device)
+            sampled = torch.cat([batch.sampled[n] for n in row.numbers]).to(self.placement.device)
             factor = agreement.compare(logprobs if old is None else old, sampled, self.config.rollout.correction, seen)
             terms = terms if factor is None else replace(terms, loss=terms.loss * factor)
         if batch.reference is not None:
@@ -204,7 +204,7 @@ class Learner:
     @torch.no_grad()
     def logprobs(self, policy: Policy, batch: Batch, *, entropy: bool = False) -> list[Tensor]:
         """Log-probs of every sequence, in order, without gradient; or the entropies at the tokens of supervised ones."""
-        found = [torch.zeros(n, device=self.model.device) for n in batch.lengths.tolist()]
+        found = [torch.zeros(n, device=self.placement.device) for n in batch.lengths.tolist()]
         training = policy.training
         policy.eval()  # adapters' dropout would disturb the ratio
         planned = self.planned(batch, only="supervised" if entropy else "all")
@@ -213,7 +213,7 @@ class Learner:
                 for bundles in planned:
                     row = self.row(bundles)
                     self.meter.score(bundles)
-                    with autocast(self.config, self.model.device):
+                    with autocast(self.config, self.placement.device):
                         values = policy(row, entropy=entropy)
                     for number, part in zip(row.numbers, values.split(batch.lengths[row.numbers].tolist()), strict=True):
                         found[number] = part
@@ -240,4 +240,4 @@ class Learner:
     def row(self, bundles: Sequence[Bundle]) -> PackedRow:
         """A packed row on the device."""
         self._divisible = sum(b.tokens for b in bundles) if sum(len(b.sequences) for b in bundles) > 1 else 0
-        return build_row(self.placement.complete(bundles), self.model.family, self.model.device)
+        return build_row(self.placement.complete(bundles), self.model.family, self.placement.device)

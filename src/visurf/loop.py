@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from typing import Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -83,10 +84,10 @@ class Loop:
 
         `upcoming` are this process's samples of the next step, whose rollouts may be drawn while this one is trained.
         """
-        seen, learner = Diagnostics(self.model.device), self.learner
+        seen, learner = Diagnostics(self.placement.device), self.learner
         learner.changed = learner.begun = learner.updating = False
         learner.findings = Findings()
-        with parallel.agreed(), seen.timed("encode"), autocast(self.config, self.model.device):
+        with parallel.agreed(), seen.timed("encode"), autocast(self.config, self.placement.device):
             self.encoded = self.ahead.pop(number) if number in self.ahead else self.prompting.encode(samples)
             prompts, labels = self.encoded.prompts, self.encoded.labels  # x, and y aligned
         if self.remote is not None:
@@ -97,7 +98,7 @@ class Loop:
             with seen.timed("rollout"):
                 sampled = self.sample(prompts, labels, number, moment)  # o_1 ... o_G from the old policy
                 if self.remote is not None and self.remote.overlap and upcoming:
-                    with autocast(self.config, self.model.device):
+                    with autocast(self.config, self.placement.device):
                         self.ahead[number + 1] = self.prompting.encode(upcoming)
                     self.remote.begin(self.ahead[number + 1].prompts, number + 1)
             with seen.timed("reward"):
@@ -158,10 +159,10 @@ class Loop:
                 settings.max_tokens,
                 top_p=settings.top_p,
                 token_budget=self.rollout_budget.tokens,
-                cuda_graphs=settings.cuda_graphs,
+                cuda_graphs=self.cuda_graphs,
             )
             streams = [[of_sample(self.config.seed, number, p.sample, first + j) for j in range(members)] for p in prompts]
-            with autocast(self.config, self.model.device):
+            with autocast(self.config, self.placement.device):
                 return sample(self.policy, self.model.family, prompts, members, sampling, self.model.eos_ids, streams)
 
         self.policy.eval()
@@ -177,6 +178,12 @@ class Loop:
             self.policy.train()
         self.learner.meter.sample(prompts, sampled, shared=not self.model.family.unshared)
         return sampled
+
+    @property
+    def cuda_graphs(self) -> Literal["auto", "on", "off"]:
+        """The setting, and what `auto` is where the policy lies as it does."""
+        wanted = self.config.rollout.cuda_graphs
+        return "off" if wanted == "auto" and not self.placement.records else wanted
 
     def complete(self, rollout: Rollout, hint: Sequence[int] = ()) -> Completion:
         """What was sampled, with the hint before it, as a completion that is not yet read."""

@@ -97,8 +97,8 @@ class Monitor:
     def evaluate(self, loop: Loop) -> dict[str, float]:
         """Greedy answers of the current policy; every process gives its share, all get the same numbers."""
         settings, tokens, on_bad = self.config.rollout, loop.rollout_budget.tokens, self.config.data.on_bad_sample
-        sampling = Sampling(settings.max_tokens, token_budget=tokens, cuda_graphs=settings.cuda_graphs)
-        with parallel.agreed(), autocast(self.config, loop.model.device), loop.placement.sampling():
+        sampling = Sampling(settings.max_tokens, token_budget=tokens, cuda_graphs=loop.cuda_graphs)
+        with parallel.agreed(), autocast(self.config, loop.placement.device), loop.placement.sampling():
             mine, prompt = parallel.share(self.samples), self.config.task.prompt
             found = list(evaluation.records(loop.model, loop.policy, mine, loop.scorer, prompt, sampling, on_bad=on_bad))
         everybody = parallel.rejoin(list[Mapping[str, Any]](found))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -17,9 +18,13 @@ class Placement(Protocol):
 
     Attributes:
         repeats: Whether rows can be run again after one of them failed on one process.
+        records: Whether decode steps are recorded as CUDA graphs unless a recipe says otherwise.
+        device: Where this process computes; parameters may lie elsewhere between passes.
     """
 
     repeats: bool
+    records: bool
+    device: torch.device
 
     def place(self, policy: nn.Module) -> None:
         """Lay out a policy that is only evaluated, such as a reference."""

@@ -110,9 +110,13 @@ def frozen_policy(config: Config, source: str) -> tuple[VisionLanguageModel, Pol
         source: The model, see `ModelConfig.path`.
 
     Returns:
-        The model, and its policy in eval mode on the model's device.
+        The model, and its policy in eval mode on the model's device; in bfloat16 where the arithmetic is, unless the recipe
+        says otherwise.
     """
     plain = dataclasses.replace(config.model, lora=LoraConfig(), gradient_checkpointing=False)
+    if plain.dtype == "auto" and is_mixed(config, parallel.device()):
+        # Autocast keeps its copies of weights only where these are trained: of others it would make them anew for every token.
+        plain = dataclasses.replace(plain, dtype="bfloat16")
     model, network = prepare_model(dataclasses.replace(config, model=plain), source)
     network.requires_grad_(False)
     policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)

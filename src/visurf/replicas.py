@@ -27,9 +27,11 @@ class Replicas:
     """The policy whole on every process, or on the only one; a `visurf.placement.Placement`."""
 
     repeats = True
+    records = True
 
     def __init__(self, policy: nn.Module) -> None:
         """Take a policy; every process gets the first one's parameters."""
+        self.device = next(policy.parameters()).device
         self.trained = [p for p in policy.parameters() if p.requires_grad]
         self.left = 0
         self.buckets: list[_Bucket] = []

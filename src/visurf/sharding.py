@@ -31,6 +31,8 @@ class Shards:
 
     # Processes meet in every layer: one that failed inside cannot catch up with the others.
     repeats = False
+    # Layer by layer, processes meet in every step, and a recorded step would leave that out; on the whole model it is untried.
+    records = False
 
     def __init__(self, policy: Policy, model: VisionLanguageModel, *, half: bool, whole_model: bool, offload: bool = False) -> None:
         """Shard a policy in place.
@@ -49,6 +51,15 @@ class Shards:
         self.tower = policy.base().get_submodule(model.family.vision_module)
         # A frozen tower stays whole: it is small beside the language model, and then takes part in no collective.
         self.whole_tower = not any(p.requires_grad for p in self.tower.parameters())
+        # It computes in the type of the layers that its features meet; what is written is what was loaded.
+        self.unrounded: dict[str, Tensor] = {}
+        if self.whole_tower and half and parallel.rank() == 0:
+            name = model.family.vision_module
+            self.unrounded = {
+                f"{name}.{n}": p.detach().to("cpu", copy=True)
+                for n, p in self.tower.named_parameters()
+                if p.dtype != torch.bfloat16
+            }
         # Adapters stand on the language model alone, which every row uses.
         self.adapted = hasattr(policy.network, "peft_config")
         self.place(policy)
@@ -78,6 +89,8 @@ class Shards:
             fully_shard(layer, **settings)
         fully_shard(policy, ignored_params={p for m in whole for p in m.parameters()}, **settings)
         if self.whole_tower:
+            for parameter in tower.parameters():
+                parameter.data = parameter.data.to(self.device, torch.bfloat16 if self.half else None)
             tower.to(self.device)
         for module in sharded(policy):
             # Sums, not means: the loss carries the scale of the whole step.
@@ -85,7 +98,7 @@ class Shards:
             module.set_force_sum_reduction_for_comms(True)
         # The first forward decides which module is the outermost one.
         with torch.no_grad():
-            policy(self._row())
+            self._idle(policy)
         sharded(policy)[0].reshard()
 
     def begin(self, rows: int) -> None:
@@ -112,7 +125,7 @@ class Shards:
     def finish(self) -> None:
         """See `visurf.placement.Placement.finish`."""
         for _ in range(self.missing):
-            self.policy(self._row()).sum().backward()
+            self._idle(self.policy).sum().backward()
         # Passes without gradient leave the outermost part gathered; the optimiser's step would not reach it.
         sharded(self.policy)[0].reshard()
         for parameter in self.trained:
@@ -134,7 +147,7 @@ class Shards:
         missing = self._missing(rows)
         yield
         for _ in range(missing):
-            policy(self._row())
+            self._idle(policy)
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -167,7 +180,7 @@ class Shards:
         # Tied parameters are gathered under both their names; one is enough.
         names = {n for n, _ in network.named_parameters()} | {n for n, _ in network.named_buffers()}
         found: dict[str, Any] = get_model_state_dict(network, options=options)
-        return {name: tensor for name, tensor in found.items() if name in names}
+        return {name: self.unrounded.get(name, tensor) for name, tensor in found.items() if name in names}
 
     @contextmanager
     def _in_step(self) -> Iterator[None]:
@@ -182,13 +195,23 @@ class Shards:
             yield
         finally:
             handle.remove()
-            with torch.no_grad():
+            with torch.no_grad(), self._autocast():
                 while parallel.total([0.0])[0] > 0:
                     backbone(**self._row().inputs)
 
     def _missing(self, rows: int) -> int:
         """How many rows more than this one another process has; to be asked before the first of them runs."""
         return max(parallel.gather([rows])) - rows
+
+    def _idle(self, policy: nn.Module) -> Tensor:
+        """A row from which nothing is predicted through a policy: (0,), in the arithmetic of other rows."""
+        with self._autocast():
+            found: Tensor = policy(self._row())
+        return found
+
+    def _autocast(self) -> torch.autocast:
+        """What other rows run under, where layers are gathered as bfloat16."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
     def _row(self) -> PackedRow:
         """A row from which nothing is predicted."""

@@ -69,9 +69,9 @@ def side_tasks(config: Config) -> list[SideTask]:
 def side_scores(tasks: Sequence[SideTask], config: Config, loop: Loop) -> dict[str, float]:
     """Name -> headline metric of the current policy, answering greedily; all processes get the same numbers."""
     settings, found = config.rollout, {}
-    sampling = Sampling(settings.max_tokens, token_budget=loop.rollout_budget.tokens, cuda_graphs=settings.cuda_graphs)
+    sampling = Sampling(settings.max_tokens, token_budget=loop.rollout_budget.tokens, cuda_graphs=loop.cuda_graphs)
     for side in tasks:
-        with parallel.agreed(), autocast(config, loop.model.device), loop.placement.sampling():
+        with parallel.agreed(), autocast(config, loop.placement.device), loop.placement.sampling():
             asked, on_bad = parallel.share(side.samples), config.data.on_bad_sample
             mine = list(evaluation.records(loop.model, loop.policy, asked, side.scorer, side.prompt, sampling, on_bad=on_bad))
         everyone = parallel.rejoin(list[Mapping[str, Any]](mine))

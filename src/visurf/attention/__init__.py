@@ -67,6 +67,7 @@ def vision_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a vision tower whose images and windows stand one after the other in one row (Qwen's)."""
@@ -74,7 +75,7 @@ def vision_attention(
         kwargs.pop("visurf_layout", None)
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend_ragged(query, key, value, cu_seq_lens_q, scale), None
+    return attend_ragged(query, key, value, cu_seq_lens_q, scale, max_length_q), None
 
 
 def register(kernel: str = "auto") -> str:

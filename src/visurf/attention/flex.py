@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from visurf.attention.layout import PackedLayout
 
+T = TypeVar("T")
 BLOCK = 128
+# Lengths up to 128 thousand tokens, each with and without gradient.
+COMPILATIONS = 256
 LOG = logging.getLogger("visurf")
 
 
@@ -57,19 +61,34 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scal
     Returns:
         (1, T, heads, D).
     """
+    from torch.nn.attention.flex_attention import flex_attention
+
     length = bucket(layout.length)
     padded = (functional.pad(t, (0, 0, 0, length - layout.length)) for t in (query, key, value))
-    run = _kernel(query.is_cuda, length)
+    run = _kernel(length) if query.is_cuda else flex_attention
     out: Tensor = run(*padded, block_mask=mask_of(layout, length), scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
     return out[:, :, : layout.length].transpose(1, 2)
 
 
 @cache
-def _kernel(compiled: bool, length: int) -> Any:
-    """FlexAttention, compiled on CUDA; elsewhere as torch runs it eagerly (forward only)."""
+def _kernel(length: int) -> Any:
+    """FlexAttention compiled for one length; uncompiled it runs as torch does it eagerly (forward only on a CPU)."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    if not compiled:
-        return flex_attention
     LOG.warning("compiling FlexAttention for rows of up to %d tokens: once per length, this may take a minute", length)
-    return torch.compile(flex_attention, dynamic=False)
+    return compiled(flex_attention)
+
+
+def compiled(function: Callable[..., T], **options: Any) -> Callable[..., T]:
+    """A function compiled for each shape it meets, `COMPILATIONS` in all.
+
+    torch counts what it compiled of a function over all its compiled forms, and beyond a limit, 8 as a rule, runs the function
+    as it is, which for FlexAttention is slow and large.
+    """
+    run = torch.compile(function, dynamic=False, **options)
+
+    def limited(*arguments: Any, **named: Any) -> T:
+        with torch._dynamo.config.patch(recompile_limit=COMPILATIONS, accumulated_recompile_limit=COMPILATIONS):
+            return run(*arguments, **named)
+
+    return limited

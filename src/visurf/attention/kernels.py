@@ -10,10 +10,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from visurf.attention.layout import PackedLayout
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "PackedLayout", float], Tensor]
+T = TypeVar("T")
 LOG = logging.getLogger("visurf")
 
 
@@ -38,11 +40,10 @@ def choose(name: str, query: Tensor, key: Tensor) -> Kernel:
     Raises:
         RuntimeError: The named kernel does not work on this device.
     """
-    device = query.device.type
     if type(query) is not Tensor:
         # Tensors without data (shape inference, tracing) cannot tell whether a kernel is right.
-        return _kernels(device)["merged" if name == "auto" else name]
-    return _choose(name, device, query.dtype, query.shape[1], key.shape[1], query.shape[3])
+        return _kernels(query.device.type)["merged" if name == "auto" else name]
+    return _choose(name, query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3])
 
 
 def _kernels(device: str) -> dict[str, Kernel]:
@@ -51,16 +52,14 @@ def _kernels(device: str) -> dict[str, Kernel]:
 
 
 @cache
-def _choose(name: str, device: str, dtype: torch.dtype, heads: int, kv_heads: int, size: int) -> Kernel:
-    kernels = _kernels(device)
-    if name == "dense" or device == "meta":
+def _choose(name: str, device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, size: int) -> Kernel:
+    kernels = _kernels(device.type)
+    if name == "dense" or device.type == "meta":
         return kernels["dense"]
     # FlexAttention has no backward on CPU.
-    usual = ("merged", "flex") if device == "cuda" else ("merged",)
+    usual = ("merged", "flex") if device.type == "cuda" else ("merged",)
     for candidate in usual if name == "auto" else (name,):
-        # In a thread of its own: checkpointing would count the tensors that the comparison saves, autocast change their type.
-        with ThreadPoolExecutor(1) as apart:
-            failure = apart.submit(_disagreement, kernels[candidate], device, dtype, (heads, kv_heads, size)).result()
+        failure = apart(partial(_disagreement, kernels[candidate], device, dtype, (heads, kv_heads, size)), device)
         if failure is None:
             return kernels[candidate]
         if name != "auto":
@@ -69,30 +68,62 @@ def _choose(name: str, device: str, dtype: torch.dtype, heads: int, kv_heads: in
     return kernels["dense"]
 
 
+def apart(run: Callable[[], T], device: torch.device) -> T:
+    """Run a trial of a kernel in a thread of its own, on this device.
+
+    Checkpointing would count the tensors that the trial saves, autocast change their type; and a new thread begins on the first
+    device, whichever its process works on.
+    """
+
+    def there() -> T:
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return run()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(there).result()
+
+
 def _flex(*arguments: Any) -> Tensor:
     from visurf.attention.flex import attend
 
     return attend(*arguments)
 
 
-def _disagreement(kernel: Kernel, device: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> str | None:
-    """Why a kernel cannot be used here, found on a small row: None, or what it raised or where it differs from `dense`."""
+def _disagreement(kernel: Kernel, device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int]) -> str | None:
+    """Why a kernel cannot be used here, found on a small row; see `disagreement`."""
     from visurf.attention.layout import PackedLayout
 
     heads, kv_heads, size = shape
     layout = PackedLayout([(0, 7), (15, 3)], [[(7, 5), (12, 0), (12, 3)], [(18, 2)]], 20, device)
+    ways = [lambda *inputs, attend=attend: attend(*inputs, layout, size**-0.5) for attend in (kernel, dense.attend)]
+    return disagreement(ways[0], ways[1], [(1, n, 20, size) for n in (heads, kv_heads, kv_heads)], device, dtype)
+
+
+def disagreement(
+    kernel: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    shapes: Sequence[tuple[int, ...]],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str | None:
+    """Why a kernel cannot be used for tensors of these shapes: None, or what it raised or where it differs from plain operations.
+
+    A half type is held against the same rounded inputs in float32, and each tensor against its own size: gradients of keys and
+    values are sums over the query heads that share them, and may be ten times as large as an output.
+    """
     generator = torch.Generator().manual_seed(0)
-    draw = [torch.randn(1, n, 20, size, generator=generator).to(device, dtype) for n in (heads, kv_heads, kv_heads)]
-    upstream = torch.randn(1, 20, heads, size, generator=generator).to(device, dtype)
+    draw = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
+    accurate = torch.promote_types(dtype, torch.float32)
     found: list[list[Tensor]] = []
     with torch.enable_grad():
-        for attend in (kernel, dense.attend):
-            inputs = [t.detach().clone().requires_grad_() for t in draw]
+        for attend, kind in ((kernel, dtype), (plain, accurate)):
+            inputs = [t.detach().to(kind, copy=True).requires_grad_() for t in draw]
             try:
-                out = attend(inputs[0], inputs[1], inputs[2], layout, size**-0.5)
-                found.append([out.detach(), *torch.autograd.grad(out, inputs, upstream)])
+                out = attend(*inputs)
+                upstream = torch.randn(out.shape, generator=generator.manual_seed(1)).to(device, dtype)
+                found.append([out.detach(), *torch.autograd.grad(out, inputs, upstream.to(kind))])
             except Exception as error:  # noqa: BLE001 - whatever the reason, the kernel cannot be used
                 return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    bound = {torch.float32: 1e-4, torch.float64: 1e-6}.get(dtype, 0.05)
-    worst = max(float((a - b).abs().max()) for a, b in zip(*found, strict=True))
-    return None if worst <= bound else f"it differs from plain attention by {worst:.2g}"
+    bound = {torch.float32: 2e-5, torch.float64: 2e-7}.get(dtype, 0.02)
+    worst = float(torch.stack([(a.to(accurate) - b).abs().max() / b.abs().max() for a, b in zip(*found, strict=True)]).max())
+    return None if worst <= bound else f"it differs from plain attention by {worst:.2g} of the largest value"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -11,8 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from visurf.attention.kernels import apart, disagreement
 
-def attend_ragged(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float) -> Tensor:
+LOG = logging.getLogger("visurf")
+
+
+def attend_ragged(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float, longest: int | None = None) -> Tensor:
     """Full attention inside each sequence; sequences of equal length run together.
 
     Args:
@@ -21,15 +26,28 @@ def attend_ragged(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, sca
         value: See `query`.
         bounds: (S + 1,) int32, cumulative lengths.
         scaling: Factor on the scores.
+        longest: The longest sequence, where that is known: reading it from `bounds` waits for the device.
 
     Returns:
         (1, T, heads, D).
     """
-    varlen = _varlen_kernel() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
-    if varlen is not None:
-        q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
-        longest, bounds = int((bounds[1:] - bounds[:-1]).max()), bounds.to(torch.int32)
-        return varlen(q, k, v, bounds, bounds, longest, longest, scale=scaling).unsqueeze(0)  # type: ignore[no-any-return]
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _fuses(query.device, query.dtype, query.shape[3]):
+        return _fused(query, key, value, bounds, scaling, longest)
+    return _by_length(query, key, value, bounds, scaling)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float, longest: int | None = None) -> Tensor:
+    """All sequences in one kernel."""
+    q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
+    if longest is None:
+        longest = int((bounds[1:] - bounds[:-1]).max())
+    bounds = bounds.to(torch.int32)
+    out: Tensor = _varlen_kernel()(q, k, v, bounds, bounds, longest, longest, scale=scaling)
+    return out.unsqueeze(0)
+
+
+def _by_length(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float) -> Tensor:
+    """Sequences of equal length together."""
     lengths = (bounds[1:] - bounds[:-1]).tolist()
     if len(set(lengths)) == 1:
         return _equal(query, key, value, count=len(lengths), scaling=scaling)
@@ -55,10 +73,18 @@ def _equal(query: Tensor, key: Tensor, value: Tensor, *, count: int, scaling: fl
 
 
 @cache
-def _varlen_kernel() -> Callable[..., Any] | None:
+def _fuses(device: torch.device, dtype: torch.dtype, size: int) -> bool:
+    """Whether the kernel for all lengths is here and right, tried once on a small row; where it is not, the log says why."""
+    bounds = torch.tensor([0, 3, 10, 11], dtype=torch.int32, device=device)
+    ways = [lambda *inputs, attend=attend: attend(*inputs, bounds, size**-0.5) for attend in (_fused, _by_length)]
+    failure = apart(lambda: disagreement(ways[0], ways[1], [(1, 2, 11, size)] * 3, device, dtype), device)
+    if failure is not None:
+        LOG.warning("vision attention runs one kernel for each length on %s in %s: %s", device, dtype, failure)
+    return failure is None
+
+
+def _varlen_kernel() -> Callable[..., Any]:
     """One kernel for all lengths, where this version of torch has it."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
+    from torch.nn.attention.varlen import varlen_attn
+
     return varlen_attn

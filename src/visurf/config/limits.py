@@ -86,6 +86,16 @@ def _check_rollouts(config: Config) -> None:
         for name in ("overlap", "correction"):
             if getattr(config.rollout, name):
                 raise ConfigError(f"rollout.{name}: needs rollout.engine=vllm; in process the policy samples itself")
+    if config.rollout.cuda_graphs == "on" and config.parallel == "fsdp2" and not config.rollout.whole_model:
+        raise ConfigError(
+            "rollout.cuda_graphs: got 'on' with parallel=fsdp2 and rollout.whole_model=false: processes meet in every step, which "
+            "a recorded step leaves out; set rollout.cuda_graphs=off, or rollout.whole_model=true"
+        )
+    if config.rollout.engine == "vllm" and config.rollout.servers.push == "nccl" and config.parallel == "fsdp2":
+        raise ConfigError(
+            "rollout.servers.push: got 'nccl' with parallel=fsdp2: no process holds the whole weights to send; set "
+            "rollout.servers.push=auto, or parallel=ddp"
+        )
     if config.rollout.servers.push == "adapter" and not config.model.lora.rank:
         raise ConfigError("rollout.servers.push: got 'adapter', but model.lora.rank is 0: nothing but the whole can be pushed")
 

@@ -38,7 +38,8 @@ class ModelConfig:
         path: Folder in the hub's layout, hub name, or `mini` for the embedded model.
         family: A family's name or ``pkg.module:NAME``; empty to go by the checkpoint.
         frame: Width and height of the integer frame in which the model writes coordinates; none for its family's.
-        dtype: Of the frozen or adapted weights; `auto` is float32, and bfloat16 for the base of adapters on a GPU.
+        dtype: Of the frozen or adapted weights; `auto` is float32, and bfloat16 for the base of adapters on a GPU, and for a model
+            that is only asked where `autocast` is on.
         autocast: bfloat16 arithmetic over float32 parameters; `auto` where the device has it.
         freeze_vision: Do not train the vision tower.
         min_pixels: Overrides the image processor's lower limit.
@@ -246,7 +247,8 @@ class RolloutConfig:
             join as soon as there is room.
         whole_model: With `parallel: fsdp2`, hold the whole model in every process while sampling; off gathers it layer by layer for
             every token, which is slower and takes less memory.
-        cuda_graphs: `auto` decodes in fixed shapes on a GPU and replays recorded steps; `off` runs one kernel at a time.
+        cuda_graphs: `on` decodes in fixed shapes on a GPU and replays recorded steps; `off` runs one kernel at a time. `auto` is
+            `on`, but with `parallel: fsdp2`, where recording has not been tried, `off`.
         engine: `local` samples in the processes that train, `vllm` on servers.
         overlap: With `engine: vllm`, sample the next step's rollouts while this step is trained. They are then one step old.
         correction: Weigh every sampled token by min(p / p_sampled, correction), p by the network that is trained and p_sampled by
@@ -260,7 +262,7 @@ class RolloutConfig:
     top_p: float = 1.0
     token_budget: int = 65536
     whole_model: bool = True
-    cuda_graphs: Literal["auto", "off"] = "auto"
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
     engine: Literal["local", "vllm"] = "local"
     overlap: bool = False
     correction: float = 0.0

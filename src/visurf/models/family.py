@@ -70,6 +70,10 @@ def concatenate(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([p[name] for p in present]) for name in (present[0] if present else {})}
 
 
+def as_it_is(network: Any) -> None:
+    """A network that needs nothing."""
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of vision-language models.
@@ -87,6 +91,7 @@ class Family:
         vision_attention: Registered attention of the vision tower; empty for transformers' own.
         unshared: Why a prompt's completions cannot share its row, such as attention that is not causal. Training and sampling
             then run the prompt once per completion through the network's own attention. Empty where they can.
+        prepare: (network) -> None: what a loaded network needs before its first pass.
     """
 
     name: str
@@ -100,6 +105,7 @@ class Family:
     merge_tensors: Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]] = concatenate
     vision_attention: str = ""
     unshared: str = ""
+    prepare: Callable[[Any], None] = as_it_is
 
 
 @dataclass

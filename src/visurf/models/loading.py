@@ -122,6 +122,7 @@ def load_model(  # noqa: PLR0913 - every argument but the first has a default an
         weights or folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True, **quantised
     )
     use_shared_attention(network, chosen, kernel)
+    chosen.prepare(network)
     if quantize == "none":
         network.to(device)
     network.eval()

@@ -67,6 +67,15 @@ def merge_tensors(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {"pixel_values": torch.cat(tiles, dim=1)} if tiles else {}
 
 
+def join_types(network: Any) -> None:
+    """Image features in the type of the embeddings among which they are put: under autocast transformers 5.17 fails on others."""
+
+    def cast(module: Any, inputs: Any, features: Tensor) -> Tensor:
+        return features.to(network.get_input_embeddings().weight.dtype)
+
+    network.model.connector.register_forward_hook(cast)
+
+
 _PLACES = tuple(f"<row_{r}_col_{c}>" for r in range(1, LARGEST_GRID + 1) for c in range(1, LARGEST_GRID + 1))
 
 SMOLVLM = Family(
@@ -78,4 +87,5 @@ SMOLVLM = Family(
     banned_tokens=(AROUND, WHOLE, *_PLACES, "<|im_start|>"),
     vision_module="model.vision_model",
     merge_tensors=merge_tensors,
+    prepare=join_types,
 )

@@ -20,13 +20,14 @@ from visurf.rollout.prefix_cache import Column, Room, own_bias
 from visurf.rollout.record import Record
 from visurf.rollout.seats import Seats
 
-# The columns of the ring that a step attends to grow from this, doubling.
-WIDTH = 64
+# The columns of the ring that a step attends to grow from this, doubling. Each width costs a recording and a step before it that is
+# launched kernel by kernel; a wide beginning takes reads of empty columns for fewer of both.
+WIDTH = 512
 
 
 def new_batch(policy: Policy, record: Record, work: Work) -> Batch:
     """The batch that suits the device."""
-    fixed = record.tokens.device.type == "cuda" and work.settings.cuda_graphs == "auto"
+    fixed = record.tokens.device.type == "cuda" and work.settings.cuda_graphs != "off"
     return FixedBatch(policy, record, work) if fixed else Batch(policy, record, work)
 
 

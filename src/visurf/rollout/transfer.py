@@ -165,7 +165,8 @@ def merged(network: Any) -> Iterator[None]:
     if is_quantized(network):
         raise ValueError("adapters cannot be merged into a quantised base and taken out again; set rollout.servers.push=adapter")
     weights = [m.base_layer.weight for m in network.modules() if hasattr(m, "base_layer")]
-    before = [weight.data.clone() for weight in weights]
+    # In host memory: beside the weights a GPU may have no room for nearly all of them once more.
+    before = [weight.data.to("cpu", copy=True) for weight in weights]
     network.merge_adapter()
     try:
         yield

@@ -26,11 +26,11 @@ class Sampling:
             of the distribution that was sampled.
         token_budget: Tokens held at once: each prompt in the batch padded to the longest of them, and `max_tokens` for
             every rollout that has not ended. Further prompts wait until there is room; one prompt always fits.
-        cuda_graphs: `auto`: decode in fixed shapes on a CUDA device, the step recorded once per shape and replayed.
+        cuda_graphs: Decode in fixed shapes on a CUDA device, the step recorded once per shape and replayed, unless `off`.
     """
 
     max_tokens: int = 512
     greedy: bool = False
     top_p: float = 1.0
     token_budget: int = 65536
-    cuda_graphs: Literal["auto", "off"] = "auto"
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"

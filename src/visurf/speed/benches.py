@@ -98,6 +98,7 @@ class Bench:
         if "trl" in plan.against:
             self.rivals["trl"] = trl_rival.Trl(self.visurf)
         self.rounds = 0
+        self.keep: Callable[[Report], Any] = lambda report: None  # given a report whenever it has further rows
 
     def use(self, workload: Workload) -> None:
         """Go on with another workload."""
@@ -133,7 +134,9 @@ class Bench:
         report = self.report()
         tokens = report.about["unique_tokens"] + self.workload.sampled
         report.speedup = self._steps(report, "whole step", tokens)
+        self.keep(report)
         self._training(report)
+        self.keep(report)
         if len(self.workload.groups) >= 4:
             before = self.workload
             self.use(like_the_demo(before))
@@ -195,6 +198,7 @@ class Bench:
             sides["generate"] = lambda number: naive.generate(prompts, groups)
         series = self.alternate(sides)
         report.speedup = report.add_times("rollout", series, self.workload.sampled)
+        self.keep(report)
         first = self.alternate({"visurf": lambda number: self.visurf.rollout(prompts, only_first=True)})
         lengths = [len(p.token_ids) for p in prompts]
         report.add_times("prompts and first token", first, sum(lengths), **self._floor(prompts, None))
@@ -225,6 +229,9 @@ class Bench:
 
     def memory(self, side: str) -> float:
         """MiB that one side's training forward and backward take at their peak, gradients included."""
+        for rival in (self.visurf, *self.rivals.values()):
+            # Gradients of an earlier measurement would count as held before.
+            rival.policy.zero_grad(set_to_none=True)
         prompts = self.visurf.prompts(self.rounds)
         groups = self.visurf.replayed(prompts)
         if side == "trl":

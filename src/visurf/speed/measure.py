@@ -45,12 +45,12 @@ def alternate(
         repeats: Rounds that count.
         warmup: Rounds before them that do not.
         device: Waited for before and after every run.
-        limit: Stop after so many seconds, once two rounds counted; 0 for no limit.
+        limit: Stop after so many seconds, once one round counted; 0 for no limit.
     """
     found = {name: Series() for name in contenders}
     began = time.perf_counter()
     for number in range(warmup + repeats):
-        if limit and number >= warmup + 2 and time.perf_counter() - began > limit:
+        if limit and number > warmup and time.perf_counter() - began > limit:
             break
         for name, run in contenders.items():
             gc.collect()

@@ -82,8 +82,8 @@ class Trl:
             raise ConfigError("--against trl measures tiny and mid; the large shapes are measured against naive")
         self.visurf = visurf
         self.network = plain_copy(visurf.policy.network)
-        policy = Policy(self.network, temperature=1.0, banned=())
-        self.optimizer, self.schedule = make_optimizer(visurf.config, policy, 1000)
+        self.policy = Policy(self.network, temperature=1.0, banned=())
+        self.optimizer, self.schedule = make_optimizer(visurf.config, self.policy, 1000)
         self.trainer = self._trainer()
 
     def _trainer(self) -> Any:
