@@ -218,11 +218,11 @@ def write_results(results: Mapping[str, Any], out: Path, say: Say) -> None:
     try:
         write_parquet(out / "table.parquet", table)
     except ImportError:
-        say("no table.parquet: pip install 'visurf[datasets]' brings pyarrow")
+        say("no table.parquet: pip install -e '.[datasets]' in a clone of visurf brings pyarrow")
     try:
         from visurf.studies.plots import draw
 
         draw(results, out / "plots")
     except ImportError:
-        say("no plots: pip install 'visurf[report]' brings matplotlib")
+        say("no plots: pip install -e '.[report]' in a clone of visurf brings matplotlib")
     (out / "page.md").write_text(write_page(results, comparisons(results)))
