@@ -1,7 +1,7 @@
 """ViSurf inside TRL: the label joins the group of a GRPOTrainer, rewards and controls are visurf's.
 
 Runs on a CPU in about a minute with the model that ships in the package: ``python examples/trl_visurf.py``. For a model of your own
-replace `PATH` and load its processor with `AutoProcessor`. Needs ``pip install "visurf[train]" "trl>=1.16,<2" datasets``.
+replace `PATH` and load its processor with `AutoProcessor`. Needs ``pip install -e ".[train]" "trl>=1.16,<2" datasets`` in a clone.
 """
 
 from __future__ import annotations

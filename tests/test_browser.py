@@ -29,7 +29,9 @@ GREEN, BLUE = (18, 161, 80), (47, 111, 222)
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright: pip install 'visurf[dev]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="browser tests need playwright: pip install -e '.[dev]' in a clone"
+    )
     if CHROMIUM is None:
         pytest.skip("browser tests need Chromium: apt-get install chromium, or set VISURF_CHROMIUM")
     with playwright.sync_playwright() as started:

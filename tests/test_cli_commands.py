@@ -92,7 +92,7 @@ def test_a_missing_library_says_what_to_install(tmp_path, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     assert main(["score", "--fixture", str(path)]) == 1
-    assert "visurf[metrics]" in capsys.readouterr().err
+    assert "pip install -e '.[metrics]' in a clone" in capsys.readouterr().err
 
 
 @pytest.fixture

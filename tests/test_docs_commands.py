@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from visurf.benchmarks import BENCHMARKS, get_benchmark
 from visurf.cli import build_parser, main
 from visurf.config import load_config, parse_overrides
 from visurf.config.shipped import shipped_recipes
@@ -18,6 +19,7 @@ PROGRAMS = ("visurf", "python", "torchrun", "make")
 # Beginnings of commands -> who runs them, or what they need. The longest that fits counts.
 ELSEWHERE = {
     "make demo": "test_cli.py",
+    "make install": "what runs this",
     "make test": "what runs this",
     "make reproduce": "minutes",
     "visurf train recipe.yaml paradigm=": "test_docs_paradigms.py",
@@ -27,6 +29,8 @@ ELSEWHERE = {
     "visurf data show coco /data": "download",
     "visurf data distil Qwen/": "download",
     "visurf init data.jsonl --images photos --model Qwen/": "test_cli.py",
+    "visurf init rows.jsonl": "test_cli.py",
+    "python examples/convert_rows.py": "test_examples.py",
     "visurf train data.yaml": "test_cli.py",
     "visurf train data.yaml model.lora.rank=64 model.lora.quantize=4bit": "GPU",
     "visurf eval runs/data/model": "test_cli.py",
@@ -38,6 +42,7 @@ ELSEWHERE = {
     "visurf report --compare": "test_reporting.py",
     "visurf report": "test_browser.py",
     "visurf eval runs/": "test_cli.py",
+    "visurf eval Qwen/": "download",
     "visurf eval MODEL --benchmark": "download",
     "visurf eval --benchmark": "test_cli_commands.py",
     "visurf serve": "test_serving.py",
@@ -212,3 +217,18 @@ def test_reference_bands_are_those_of_the_committed_runs():
             value, *spread = map(float, cell.split(" ± "))
             assert value == pytest.approx(found[name][key], abs=6e-4)
             assert spread == ([pytest.approx(found[name][f"{key}_std"], abs=6e-4)] if spread else [])
+
+
+def test_every_data_set_says_where_it_is_published_and_how_it_is_measured():
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    for name in BENCHMARKS:
+        source = get_benchmark(name).source.split(" ")[0]
+        assert source.split("/VisionReasoner")[0] in page, name
+        assert f"visurf eval MODEL --benchmark {name} --data " in page, name
+
+
+def test_hints_of_what_to_install_work_in_a_clone():
+    """The package is on no index: `pip install 'visurf[train]'` would fetch nothing, or what somebody else put there."""
+    told = re.compile(r"""pip install (?:-U )?["']?visurf\b""")
+    files = [*PAGES, *(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.yaml"), *(ROOT / "examples").glob("*.py")]
+    assert [path.name for path in files if told.search(path.read_text())] == []

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from visurf.config import load_config
+from visurf.preparation import make_scorer
 from visurf.rewards import (
     mathematics,
     segzero,
@@ -16,7 +19,8 @@ from visurf.rewards import (
     vlm_r1_detection,
     vlm_r1_text,
 )
-from visurf.types import DataError
+from visurf.tasks import TASKS
+from visurf.types import Completion, DataError, ImageRef, Number, Objects, ParseError, Sample
 
 VARIANTS = ("published", "paper", "sound")
 COLUMNS = {
@@ -109,3 +113,21 @@ def test_the_cells_of_a_row(section, answer, truth, cells):
 
 def test_every_section_has_its_table():
     assert {parameters.values[0] for parameters in rows()} == set(COLUMNS)
+
+
+def test_the_first_function_of_the_page_is_a_reward(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "rewards.md").read_text()
+    assert page.index("## Your own functions") < page.index("## Built-in rewards")
+    (tmp_path / "my_rewards.py").write_text(re.search(r'```python title="my_rewards.py"\n(.*?)```', page, re.DOTALL)[1])
+    reward = {"functions": {"count": f"{tmp_path / 'my_rewards.py'}:count"}, "weights": {"count": 2.0, "non_repeat": 0}}
+    config = load_config(None, {"reward": reward})
+    scorer = make_scorer(config, TASKS["referring"])
+    pictures = (ImageRef(Image.new("RGB", (64, 64))),)
+    two = Sample("a", pictures, "the dogs", Objects(((0.0, 0.0, 9.0, 9.0), (20.0, 20.0, 29.0, 29.0))))
+    right, wrong = Completion("", (), two.target, None), Completion("", (), Objects(), None)
+    unread = Completion("", (), None, ParseError("not_json", ""))
+    assert [scorer.score(c, two).parts["count"] for c in (right, wrong, unread)] == [1.0, 0.0, 0.0]
+    function = scorer.parts["count"].function
+    assert function(right, Sample("b", pictures, "how many", Number("2"))) is None
+    found = scorer.score(right, two)
+    assert found.total == sum((found.parts[n] or 0) * {"count": 2.0, "non_repeat": 0}.get(n, 1) for n in found.parts)

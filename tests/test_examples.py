@@ -2,16 +2,20 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
 from visurf.config import load_config
+from visurf.data import load_data
 from visurf.geometry import Frame
 from visurf.mini.demo import RECIPE
 from visurf.mixing import Moment, Outcome
 from visurf.naming import load_object
+from visurf.tasks import TASKS
 from visurf.tasks.task import RewardSettings
 from visurf.training import train
 from visurf.types import Completion, ImageRef, Number, Objects, ParseError, Sample
@@ -97,3 +101,41 @@ def test_the_family_is_that_of_its_page_whose_tests_train_it():
     code = re.search(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[1]
     assert (ROOT / "examples" / "family.py").read_text() == code
     assert example("family.py:MISTRAL3").model_types == ("mistral3",)
+
+
+QUESTION, ANSWER = "<image>How many dogs?", "<think>two here</think><answer> 2 </answer>"
+OLD_ROWS = {
+    "messages": {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": QUESTION},
+            {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]},
+        ],
+        "images": ["a.png"],
+    },
+    "conversations": {
+        "conversations": [{"from": "human", "value": f"{QUESTION}\n"}, {"from": "gpt", "value": "2"}],
+        "image": "a.png",
+    },
+    "solution": {"problem": QUESTION, "solution": ANSWER, "images": ["a.png"]},
+    "answer": {"problem": QUESTION, "answer": 2, "images": ["a.png"]},
+}
+
+
+def test_rows_of_other_libraries_are_converted(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    command = [sys.executable, str(ROOT / "examples" / "convert_rows.py")]
+    old = "".join(json.dumps(row) + "\n" for row in OLD_ROWS.values())
+    (tmp_path / "rows.jsonl").write_text(subprocess.run(command, input=old, capture_output=True, text=True, check=True).stdout)
+    config = load_config(None, {"data": {"train": str(tmp_path / "rows.jsonl")}, "task": {"name": "question_answering"}})
+    samples = load_data(config.data.train, config.data, TASKS["question_answering"]).samples
+    assert [(s.question, s.target.text, s.size) for s in samples] == [("How many dogs?", "2", (32, 32))] * 4
+    twice = json.dumps({"messages": OLD_ROWS["messages"]["messages"] * 2, "image": "a.png"})
+    refused = subprocess.run(command, input=twice, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "line 1: expected one question and one answer, got 4 turns" in refused.stderr
+
+
+def test_the_page_shows_the_script_that_was_run():
+    code = (ROOT / "examples" / "convert_rows.py").read_text().split('"""\n\n', 1)[1]
+    assert f'```python title="examples/convert_rows.py"\n{code}```' in (ROOT / "docs" / "coming-from.md").read_text()

@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from visurf.cli import main
@@ -25,6 +27,7 @@ from visurf.rollout.local import sample
 from visurf.rollout.types import Sampling
 from visurf.tasks import TASKS
 from visurf.training import train
+from visurf.types import ImageRef, Objects, Sample
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +291,39 @@ def test_an_export_answers_in_vllm_as_the_run_does(run, mini, tmp_path, adapter)
         assert answer["logprobs"] == pytest.approx(ours.logprobs, abs=1e-3)
         apart += [abs(a - b) for a, b in zip(ours.logprobs, before.logprobs, strict=False)]
     assert max(apart) > 0.01, "training changed too little for this to show whose weights answer"
+
+
+def test_the_example_of_the_page_gives_boxes_of_the_original_picture(run, tmp_path, monkeypatch, capsys):
+    """docs/exporting.md, with a processor without its video part, which needs torchvision; that is not installed for the tests."""
+    from transformers import AutoProcessor, Qwen2_5_VLProcessor
+
+    class StillsOnly(Qwen2_5_VLProcessor):
+        @classmethod
+        def get_attributes(cls):
+            return [name for name in super().get_attributes() if name != "video_processor"]
+
+        def decode(self, written, **options):
+            said.append(super().decode(written, **options))
+            return '<answer>[{"bbox_2d": [14, 28, 56, 84], "point_2d": [20, 30]}]</answer>'
+
+    said = []
+    folder = export_run(run, tmp_path / "runs" / "train" / "export")
+    loaded = load_model(folder)
+    processor = StillsOnly(
+        image_processor=loaded.image_processor, tokenizer=loaded.tokenizer, chat_template=loaded.tokenizer.chat_template
+    )
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda folder: processor)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompt.txt").write_text("{question}\n")
+    picture = Image.new("RGB", (200, 100), "white")
+    picture.save(tmp_path / "dogs.jpg")
+    page = (Path(__file__).parents[1] / "docs" / "exporting.md").read_text()
+    names = {}
+    exec(re.search(r'```python title="answer.py"\n(.*?)```', page, re.DOTALL)[1], names)
+    sample = Sample("a", (ImageRef(picture),), names["QUESTION"], Objects())
+    ours = loaded.encode_prompt(sample, names["QUESTION"])
+    assert names["inputs"]["input_ids"][0].tolist() == list(ours.token_ids)
+    assert len(said) == 1
+    width, height = ours.frame.extent
+    expected = [14 * 200 / width, 28 * 100 / height, 56 * 200 / width, 84 * 100 / height]
+    assert json.loads(capsys.readouterr().out.partition(": ")[2]) == pytest.approx(expected)

@@ -414,6 +414,6 @@ def test_scores_data_and_reports_need_the_base_install_only(tmp_path):
     codes = json.loads(ran.stdout.splitlines()[-1])
     # What does need them says what to install.
     assert codes.pop("train") == 1
-    assert "visurf[train]" in ran.stderr
+    assert "pip install -e '.[train]' in a clone" in ran.stderr
     assert codes == dict.fromkeys(codes, 0), ran.stderr[-3000:]
     assert json.loads((tmp_path / "scores.jsonl").read_text())["total"] == 7

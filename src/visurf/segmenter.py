@@ -217,5 +217,5 @@ def load_segmenter(name: str) -> Segmenter:
     try:
         import cv2  # noqa: F401 - fails here rather than in the middle of a run
     except ImportError as error:
-        raise ImportError("the classical segmenter needs OpenCV: pip install 'visurf[segment]'") from error
+        raise ImportError("the classical segmenter needs OpenCV: pip install -e '.[segment]' in a clone of visurf") from error
     return GrabCut()

@@ -74,7 +74,7 @@ def read_rows(
         import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise DataError("reading parquet needs pyarrow: pip install 'visurf[datasets]'") from error
+        raise DataError("reading parquet needs pyarrow: pip install -e '.[datasets]' in a clone of visurf") from error
     for path in parquet_files(root, split):
         try:
             file = parquet.ParquetFile(path)

@@ -175,4 +175,4 @@ def _remedy(error: ImportError) -> str:
     if "pip install" in str(error):
         return ""
     extra = _EXTRAS.get((error.name or "").partition(".")[0])
-    return f"; install what this needs with: pip install 'visurf[{extra}]'" if extra else ""
+    return f"; install what this needs with: pip install -e '.[{extra}]' in a clone of visurf" if extra else ""

@@ -119,7 +119,7 @@ def evaluator_for(
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise ImportError("AP needs pycocotools: pip install 'visurf[metrics]'") from error
+        raise ImportError("AP needs pycocotools: pip install -e '.[metrics]' in a clone of visurf") from error
     unknown = sorted({d["image_id"] for d in detections} - {image["id"] for image in truth["images"]}, key=str)
     if unknown:
         raise ValueError(f"{len(unknown)} images of the detections are not in the truth file, first {unknown[0]!r}")

@@ -30,7 +30,7 @@ def check_quantization(bits: Bits, device: torch.device) -> None:
     if find_spec("bitsandbytes") is None:
         raise ValueError(
             f"model.lora.quantize: {bits} needs bitsandbytes, which is not installed; "
-            "pip install 'visurf[quantize]', or set model.lora.quantize: none"
+            "pip install -e '.[quantize]' in a clone of visurf, or set model.lora.quantize: none"
         )
 
 

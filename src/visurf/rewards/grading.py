@@ -108,7 +108,7 @@ def ask(kind: Kind, first: str, second: str, *, limit_s: float = 10.0) -> Any:
                 raise GradingTimeout(f"{kind} took longer than {limit_s} s on {first[:80]!r}") from None
             raise GradingError(f"the grading process ended: {error}") from error
     if "missing" in reply:
-        raise ImportError(f"grading needs {reply['missing']}: pip install 'visurf[grading]'")
+        raise ImportError(f"grading needs {reply['missing']}: pip install -e '.[grading]' in a clone of visurf")
     if "error" in reply:
         raise GradingError(str(reply["error"]))
     return reply["value"]

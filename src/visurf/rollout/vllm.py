@@ -80,7 +80,7 @@ class Server:
         try:
             import httpx
         except ImportError as error:
-            raise ImportError("rollout servers need httpx: pip install 'visurf[vllm]'", name="httpx") from error
+            raise ImportError("rollout servers need httpx: pip install -e '.[vllm]' in a clone of visurf", name="httpx") from error
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         limits = httpx.Limits(max_connections=None)
         # Proxies of the environment are for the world outside, not for a server of this run.

@@ -233,11 +233,11 @@ def write_results(results: Mapping[str, Any], out: Path, say: Say) -> None:
         for name, table in tables.items():
             write_parquet(out / f"{name}.parquet", table)
     except ImportError:
-        say("no parquet tables: pip install 'visurf[datasets]' brings pyarrow")
+        say("no parquet tables: pip install -e '.[datasets]' in a clone of visurf brings pyarrow")
     try:
         from visurf.studies.plots import draw
 
         draw(results, out / "plots")
     except ImportError:
-        say("no plots: pip install 'visurf[report]' brings matplotlib")
+        say("no plots: pip install -e '.[report]' in a clone of visurf brings matplotlib")
     (out / "page.md").write_text(write_page(results, found))
