@@ -33,6 +33,8 @@ TORCH_FREE += tuple(
         "rewards",
         "work",
         "memory",
+        "disk",
+        "remedies",
         "shares",
         "report",
         "page",

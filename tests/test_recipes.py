@@ -106,6 +106,7 @@ def test_the_variant_with_adapters_changes_nothing_else(name):
         "optimizer": dataclasses.replace(config.optimizer, lr=whole.optimizer.lr),
         "rollout": dataclasses.replace(config.rollout, token_budget=whole.rollout.token_budget),
         "tokens_per_microbatch": whole.tokens_per_microbatch,
+        "parallel": whole.parallel,
         "out": whole.out,
     }
     assert dataclasses.replace(config, **same) == whole

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from visurf.config import Config, LoraConfig
+from visurf.config import Config
 from visurf.doctor.at_hand import AtHand
-from visurf.doctor.findings import Section, Table
+from visurf.doctor.disk import room_for, written
+from visurf.doctor.findings import Section, Table, many
 from visurf.doctor.lengths import UNCOUNTED, Lengths
 from visurf.doctor.memory import Estimate, estimate
+from visurf.doctor.remedies import ADAPTERS, gpus_that_hold, remedies
 from visurf.doctor.shape import Shape, shape_of
 from visurf.doctor.timing import MEMORY, Device, device_named, processor_rate, step_time
 from visurf.doctor.work import Precision, Work, precision_of
@@ -21,6 +25,9 @@ from visurf.stages import stages
 ROOM = 0.92
 # Tokens of image and text assumed where the data are not there.
 ASSUMED_PROMPT, ASSUMED_LABEL = 1024, 64
+# Tokens computed over those of a group in one row, above which it is worth a warning: below it the repeats cost less than
+# other settings that save as much memory.
+REPEATED = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Machine:
         host: Host memory in bytes; None likewise.
         gpu: Whether it is a GPU.
         device: Its rates; None where they are not known.
-        processes: That share the model out, one a device, where the recipe says `parallel: fsdp2`.
+        processes: Of the run, one a device. They share its prompts, and the model where the recipe says `parallel: fsdp2`.
     """
 
     name: str
@@ -77,14 +84,17 @@ def _host_memory() -> float | None:
     return float(found[0].split()[1]) * 1024 if found else None
 
 
-def work_of(config: Config, lengths: Sequence[Lengths], *, longest: bool, pictures: tuple[int, int] = (0, 0)) -> Work:
-    """A step's work with the longest prompts, for memory, or with typical ones, for time.
+def work_of(
+    config: Config, lengths: Sequence[Lengths], *, longest: bool, pictures: tuple[int, int] = (0, 0), processes: int = 1
+) -> Work:
+    """A step's work of one process with the longest prompts, for memory, or with typical ones, for time.
 
     Args:
         config: Brings batch, group and longest completion.
         lengths: Of the data; empty for assumed ones.
         longest: Which of them.
         pictures: Distinct pictures, and pixels of the largest.
+        processes: That share the prompts of a step; the one with most of them is meant.
     """
     choose: Callable[[list[int]], float] = max if longest else median
     staged = stages(config)
@@ -95,7 +105,7 @@ def work_of(config: Config, lengths: Sequence[Lengths], *, longest: bool, pictur
     prompt = int(choose([n.prompt for n in lengths])) + unknown if lengths else ASSUMED_PROMPT
     features = max((n.image for n in lengths), default=0)
     return Work(
-        prompts=config.prompts_per_step,
+        prompts=math.ceil(config.prompts_per_step / processes),
         prompt=prompt,
         patches=int(choose([n.patches for n in lengths])) if lengths else 4 * ASSUMED_PROMPT,
         completion=config.rollout.max_tokens if longest else max(config.rollout.max_tokens * 2 // 3, 1),
@@ -129,20 +139,41 @@ def check_resources(
         section.not_made.append(f"the real lengths: {ASSUMED_PROMPT} tokens a prompt are assumed")
     shape = shape_of(at_hand.network, at_hand.family.vision_module, config.model.lora)
     precision = precision_of(config, gpu=machine.gpu)
-    work = work_of(config, lengths, longest=True, pictures=pictures)
+    work = work_of(config, lengths, longest=True, pictures=pictures, processes=machine.processes)
     found = estimate(shape, work, config, precision, machine.processes)
-    among = f" of {machine.processes} that share the model" if machine.processes > 1 and config.parallel == "fsdp2" else ""
-    section.facts["for"] = f"one process{among} on {machine.name}, the longest prompts and completions"
+    section.facts["for"] = f"one process{_among(config, machine)} on {machine.name}, the longest prompts and completions"
     section.facts["peak"] = f"{gigabytes(found.peak)}, while {found.moment}"
     if machine.gpu:
-        section.facts["host memory beside"] = gigabytes(sum(found.host.values()) + shape.parameters * precision.weight)
+        each = " for each process" if machine.processes > 1 else ""
+        section.facts["host memory beside"] = gigabytes(_host(found, shape, precision)) + each
     section.facts["packed rows"] = f"{found.rows} of up to {found.row:,} tokens"
     section.tables.append(_table(found))
     if at_hand.family.unshared:
         section.not_made.append("the cost of a family that cannot share prompts; the estimate is that of one that can")
+    else:
+        _sharing(section, shape, work, lengths, config, machine)
+    if machine.processes > 1 and config.parallel == "ddp" and not config.model.lora.rank:
+        section.warn(
+            f"each of the {machine.processes} processes holds the whole model, its gradients and moments: parallel=ddp",
+            "parallel=fsdp2, with which they share them out",
+        )
     _fit(section, found, shape, work, config, machine)
+    _disk(section, shape, config, precision)
     _time(section, shape, lengths, config, precision, machine)
     return section
+
+
+def _host(found: Estimate, shape: Shape, precision: Precision) -> float:
+    """Bytes of host memory of one process of a GPU: images, and the checkpoint while it is loaded."""
+    return sum(found.host.values()) + shape.parameters * precision.weight
+
+
+def _among(config: Config, machine: Machine) -> str:
+    """What the processes of a run share, in words; nothing for one."""
+    if machine.processes == 1:
+        return ""
+    shared = "that share the model" if config.parallel == "fsdp2" else "each with the whole model"
+    return f" of {machine.processes} {shared}"
 
 
 def gigabytes(size: float) -> str:
@@ -161,6 +192,30 @@ def _table(found: Estimate) -> Table:
     return Table("Where the bytes go", ("what", "training", "sampling"), tuple(rows))
 
 
+def _sharing(section: Section, shape: Shape, work: Work, lengths: Sequence[Lengths], config: Config, machine: Machine) -> None:
+    """Prompts whose group is cut into several rows, each of which computes the prompt anew."""
+    budget = config.tokens_per_microbatch
+    uncounted = work.prompt - max((n.prompt for n in lengths), default=work.prompt)
+    of_prompts = Counter(n.prompt + uncounted for n in lengths) or Counter([work.prompt])
+    groups = {tokens: dataclasses.replace(work, prompt=tokens) for tokens in of_prompts}
+    often = max(group.passes(budget) for group in groups.values())
+    if often == 1:
+        return
+    section.facts["a prompt is computed"] = f"up to {often} times a pass: its group is cut into so many rows"
+    dear = [tokens for tokens, group in groups.items() if group.computed(budget) > REPEATED * group.group]
+    if not dear:
+        return
+    row = groups[max(dear)].group
+    raised = dataclasses.replace(config, tokens_per_microbatch=row)
+    peak = estimate(shape, work, raised, precision_of(config, gpu=machine.gpu), machine.processes).peak
+    count = f"{sum(of_prompts[tokens] for tokens in dear):,} of {len(lengths):,} prompts" if lengths else "the assumed prompts"
+    section.warn(
+        f"{count}: the group does not fit one row of tokens_per_microbatch={budget}, so that a prompt of {max(dear):,} tokens is "
+        f"computed {groups[max(dear)].passes(budget)} times in each pass of training instead of once",
+        f"lower model.max_pixels, or set tokens_per_microbatch={row}, with which the peak is about {gigabytes(peak)}",
+    )
+
+
 def _fit(section: Section, found: Estimate, shape: Shape, work: Work, config: Config, machine: Machine) -> None:
     """Say whether it fits, and what to change where it does not."""
     if machine.bytes is None:
@@ -172,8 +227,11 @@ def _fit(section: Section, found: Estimate, shape: Shape, work: Work, config: Co
     section.facts["room"] = gigabytes(machine.bytes)
     if found.peak > room:
         advice = remedies(shape, work, config, room, gpu=machine.gpu, processes=machine.processes)
+        more = gpus_that_hold(shape, work, config, room) if machine.gpu and machine.processes == 1 else None
+        if more and ADAPTERS in advice:
+            advice = f"take {more} of them: torchrun --nproc-per-node {more}, parallel=fsdp2 (here --gpus {more}); or {advice}"
         section.error(f"about {gigabytes(found.peak)} will not fit into {gigabytes(machine.bytes)} of {machine.name}", advice)
-    host = sum(found.host.values()) + shape.parameters * precision_of(config, gpu=machine.gpu).weight
+    host = _host(found, shape, precision_of(config, gpu=machine.gpu)) * machine.processes
     if machine.gpu and machine.host is not None and host > ROOM * machine.host:
         section.warn(
             f"about {gigabytes(host)} of host memory, {gigabytes(machine.host)} are free",
@@ -181,67 +239,18 @@ def _fit(section: Section, found: Estimate, shape: Shape, work: Work, config: Co
         )
 
 
-def remedies(shape: Shape, work: Work, config: Config, room: float, *, gpu: bool, processes: int = 1) -> str:
-    """The first single change that makes it fit, those that cost least first; else the first sum of changes that does."""
-    changed, names = config, list[str]()
-
-    def fits(candidate: Config) -> bool:
-        return estimate(shape, work, candidate, precision_of(candidate, gpu=gpu), processes).peak <= room
-
-    changes = _changes(work, config, gpu=gpu, processes=processes)
-    for name, change in changes:
-        if fits(change(config)):
-            return name
-    for name, change in changes:
-        names.append(name)
-        changed = change(changed)
-        if fits(changed):
-            return "together: " + _said(names)
-    return f"even {_said(names)} do not suffice: shard it over several GPUs (parallel=fsdp2), or take a smaller model"
-
-
-def _said(names: Sequence[str]) -> str:
-    """All settings once, in order."""
-    return " ".join(dict.fromkeys(" ".join(names).split()))
-
-
-def _changes(work: Work, config: Config, *, gpu: bool, processes: int) -> list[tuple[str, Callable[[Config], Config]]]:
-    """Changes of a recipe by what they cost, the cheapest first."""
-    row = max(work.prompt + work.completion, 1024)
-
-    def model(**values: object) -> Callable[[Config], Config]:
-        return lambda c: dataclasses.replace(c, model=dataclasses.replace(c.model, **values))  # type: ignore[arg-type]
-
-    def budget(config: Config) -> Config:
-        return dataclasses.replace(config, tokens_per_microbatch=min(row, config.tokens_per_microbatch))
-
-    def decoded(config: Config) -> Config:
-        tokens = min(work.prompt + work.rollouts * work.completion, config.rollout.token_budget)
-        return dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, token_budget=max(tokens, 1)))
-
-    def offloaded(config: Config) -> Config:
-        rollout = dataclasses.replace(config.rollout, whole_model=False)
-        return dataclasses.replace(model(offload=True)(config), rollout=rollout)
-
-    found = [
-        (f"tokens_per_microbatch={row}", budget),
-        (f"rollout.token_budget={work.prompt + work.rollouts * work.completion}", decoded),
-        ("model.gradient_checkpointing=true", model(gradient_checkpointing=True)),
-        ("model.freeze_vision=true", model(freeze_vision=True)),
-    ]
-    if config.parallel == "fsdp2" and processes > 1:
-        found.append(("model.offload=true rollout.whole_model=false", offloaded))
-    adapters = config.model.lora if config.model.lora.rank else LoraConfig(rank=64)
-    if not config.model.lora.rank:
-        found.append(("model.lora.rank=64", model(lora=adapters)))
-    # Servers that take whole models cannot have one that is merged into a quantised base.
-    served = config.rollout.engine == "vllm" and config.rollout.servers.push not in ("auto", "adapter")
-    if gpu and config.parallel == "ddp" and not served:
-        four = model(lora=dataclasses.replace(adapters, quantize="4bit"))
-        name = "model.lora.quantize=4bit"
-        # Each change must also be one that can be made alone.
-        found.append((name if config.model.lora.rank else f"model.lora.rank=64 {name}", four))
-    return found
+def _disk(section: Section, shape: Shape, config: Config, precision: Precision) -> None:
+    """Say what the run folder will take, and whether there is room for it on this machine."""
+    found, (place, free) = written(shape, config, precision), room_for(Path(config.out))
+    section.facts["on the disk"] = (
+        f"{gigabytes(found.total)}: up to {many(found.checkpoints, 'checkpoint')} of {gigabytes(found.checkpoint)} at once, and "
+        f"{gigabytes(found.models)} of whole models"
+    )
+    if found.total > free:
+        section.warn(
+            f"checkpoints and models take about {gigabytes(found.total)}; {place} on this machine has {gigabytes(free)}",
+            "set out to a folder with more room, lower checkpoint.keep, or train adapters",
+        )
 
 
 def _time(
@@ -250,7 +259,8 @@ def _time(
     if machine.device is None:
         section.not_made.append(f"the time of a step: the rates of {machine.name} are not known; --gpu NAME names a device")
         return
-    typical = step_time(shape, work_of(config, lengths, longest=False), config, precision, machine.device)
+    work = work_of(config, lengths, longest=False, processes=machine.processes)
+    typical = step_time(shape, work, config, precision, machine.device)
     total = typical.total
     parts = f"sampling {seconds(typical.prefill + typical.decode)}, training {seconds(typical.train)}"
     section.facts["time of a step, roughly"] = f"{seconds(total)} ({parts})"
@@ -262,4 +272,4 @@ def seconds(value: float) -> str:
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if value >= 2 * size:
             return f"{value / size:.1f} {unit}"
-    return f"{value:.2g} s"
+    return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"

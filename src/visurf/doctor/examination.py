@@ -21,6 +21,7 @@ from visurf.doctor.layouts import Layouts
 from visurf.doctor.lengths import Lengths, check_lengths, measure
 from visurf.doctor.rewards import check_rewards
 from visurf.doctor.rollouts import MOST_ON_CPU, PROMPTS, check_rollouts, sample_groups
+from visurf.models.loading import MINI
 from visurf.naming import look_up
 from visurf.preparation import make_scorer
 from visurf.scoring import RewardError, Scorer
@@ -30,6 +31,8 @@ from visurf.types import DataError, Sample
 
 Tell = Callable[[Section], None]
 Progress = Callable[[int, int], None]
+# Below this learning rate adapters are taken to have kept that of full training (1e-6 in the papers; theirs are near 1e-5).
+LEAST_ADAPTER_RATE = 5e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ def _examine(config: Config, task: Task, choices: Choices, done: Callable[..., N
         section = Section("data", "Data")
         section.error(problem, "put the data where the recipe looks for them: data.root, data.train, data.images")
         done(section, *_not_made("the data cannot be read", _AFTER_DATA))
-        done(_model_section(at_hand))
+        done(_model_section(config, at_hand))
         done(_resources(config, at_hand, [], [], choices))
         return
     validation, problem = _load(config, task, config.data.validation)
@@ -110,7 +113,7 @@ def _examine(config: Config, task: Task, choices: Choices, done: Callable[..., N
     check_question(section, train.samples, task, config.task.prompt)
     if validation is None and problem:
         section.error(f"data.validation: {problem}", "name a file that can be read, or leave data.validation out")
-    done(section, _model_section(at_hand))
+    done(section, _model_section(config, at_hand))
     samples = [s for s in _some(train.samples, choices.limit) if _opens(s)]
     if len(samples) < len(train.samples):
         section.not_made.append(f"labels and lengths of {len(train.samples) - len(samples):,} of {len(train.samples):,} samples")
@@ -162,11 +165,20 @@ def _opens(sample: Sample) -> bool:
         return False
 
 
-def _model_section(at_hand: AtHand) -> Section:
+def _model_section(config: Config, at_hand: AtHand) -> Section:
     section = Section("model", "Model")
     if at_hand.network is not None:
         section.facts["parameters"] = f"{at_hand.parameters:,}"
         section.facts["family"] = at_hand.family.name if at_hand.family else ""
+    if config.model.path == MINI:
+        section.facts["reads"] = "rendered scenes of 64 x 64 pixels and their questions, nothing else; it is for trying commands"
+    low = min((stage.config.optimizer.lr for stage in stages(config)), default=LEAST_ADAPTER_RATE)
+    if config.model.lora.rank and low < LEAST_ADAPTER_RATE:
+        section.warn(
+            f"adapters are trained with optimizer.lr={low:g}; published runs with adapters take about ten times the learning rate "
+            "of full training",
+            "set optimizer.lr=1e-5",
+        )
     if at_hand.missing:
         section.not_made.append(at_hand.missing)
     return section

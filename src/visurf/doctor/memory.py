@@ -134,7 +134,7 @@ def _row(work: Work, config: Config) -> tuple[int, int, int, int]:
         return groups * work.group, groups * work.patches, math.ceil(work.prompts / groups), groups * work.predicted
     each = max(work.completion - 1, 1)
     sequences = max((budget - work.prompt) // each, 1)
-    rows = work.prompts * math.ceil((work.rollouts + (work.label > 0)) / sequences)
+    rows = work.prompts * work.passes(budget)
     return work.prompt + sequences * each, work.patches, rows, sequences * work.completion
 
 

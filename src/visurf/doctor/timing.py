@@ -91,16 +91,20 @@ def step_time(shape: Shape, work: Work, config: Config, precision: Precision, de
         decode = math.ceil(work.prompts / at_once) * max(read, drawn)
     adapters = config.model.lora.rank > 0
     trained_tower = not adapters and not config.model.freeze_vision
+    # A prompt is computed in every row that its group is cut into; features of a tower that is not trained are computed once.
+    trained = work.prompts * work.computed(config.tokens_per_microbatch)
+    if trained_tower:
+        patches *= work.passes(config.tokens_per_microbatch)
     flops = training_flops(
         counted,
-        work.prompts * work.group,
+        trained,
         work.prompts * work.predicted,
         patches,
         adapters=adapters,
         vision_trained=trained_tower,
     )
     if config.model.gradient_checkpointing:
-        flops += forward_flops(counted, work.prompts * work.group, 0, patches if trained_tower else 0)
+        flops += forward_flops(counted, trained, 0, patches if trained_tower else 0)
     if config.model.lora.quantize != "none":
         # Every pass writes the layers out in bfloat16 and reads them again.
         layers = shape.linear_parameters - shape.head_parameters

@@ -47,6 +47,20 @@ class Work:
         """Tokens of a group that are scored."""
         return self.rollouts * self.completion + self.label
 
+    def passes(self, budget: int) -> int:
+        """Packed rows of a budget of tokens that a group is cut into, as `visurf.packing.split` does; each computes the prompt."""
+        sizes = [max(self.completion - 1, 0)] * self.rollouts + [max(self.label - 1, 0)] * (self.label > 0)
+        rows, held, used = 1, 0, self.prompt
+        for size in sorted(sizes, reverse=True):
+            if held and used + size > budget:
+                rows, held, used = rows + 1, 0, self.prompt
+            held, used = held + 1, used + size
+        return rows
+
+    def computed(self, budget: int) -> int:
+        """Tokens of a group over all rows that it is cut into: `group`, and the prompt once more for every further row."""
+        return self.group + (self.passes(budget) - 1) * self.prompt
+
 
 @dataclass(frozen=True)
 class Precision:
