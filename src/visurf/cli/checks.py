@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--rollouts", action="store_true", help="sample rollouts of a large model without a GPU too")
     parser.add_argument("--gpu", default="", metavar="NAME", help="estimate memory and time for this device, such as H100")
     parser.add_argument(
-        "--gpus", type=int, default=1, metavar="N", help="GPUs that share the model with parallel=fsdp2 (default 1)"
+        "--gpus", type=int, default=1, metavar="N", help="processes, each with a GPU (default 1)"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
