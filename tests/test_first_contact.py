@@ -1,0 +1,164 @@
+"""Mistakes that people make who meet the project for the first time, and what they are told."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from visurf.cli import main
+from visurf.config import Config, ConfigError, DataConfig, build, load_config, nested, parse_overrides
+from visurf.config.hints import ELSEWHERE, paths
+from visurf.data import describe, load_data
+from visurf.mini.demo import RECIPE
+from visurf.naming import ELSEWHERE as METHODS
+from visurf.paradigms import PARADIGMS
+from visurf.stages import stages
+from visurf.tasks import TASKS
+from visurf.types import DataError
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes rows with these targets, and works in their folder."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+
+    def rows(*targets, name="data.jsonl"):
+        lines = ({"id": i, "image": "a.png", "question": "the dog", "target": target} for i, target in enumerate(targets))
+        (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
+        return tmp_path / name
+
+    return rows
+
+
+BOX = [[10, 20, 30, 40]]
+
+
+def test_init_writes_what_fits_one_gpu_and_all_parameters_only_when_asked(write, capsys):
+    write(*[BOX] * 40)
+    assert main(["init", "data.jsonl"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-3:] == [
+        "wrote data.yaml; an epoch is 2.5 steps: 40 rows / 16 prompts_per_step",
+        "check it:   visurf check data.yaml",
+        "then train: visurf train data.yaml",
+    ]
+    config = load_config("data.yaml")
+    held = config.model
+    assert (held.gradient_checkpointing, held.freeze_vision, held.lora.rank, held.lora.alpha) == (True, True, 64, 128)
+    assert (held.max_pixels, config.optimizer.lr) == (1003520, 1e-5)
+    assert main(["init", "data.jsonl", "--full", "--force"]) == 0
+    config = load_config("data.yaml")
+    held = config.model
+    assert (held.gradient_checkpointing, held.freeze_vision, held.lora.rank, held.max_pixels) == (True, False, 0, 1003520)
+    assert config.optimizer.lr == 1e-6
+    for model, limit in (("mini", None), ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", None), ("x/SmolVLM", 1003520)):
+        assert main(["init", "data.jsonl", "--model", model, "--force"]) == 0
+        config = load_config("data.yaml")
+        assert (config.model.max_pixels, config.model.lora.rank) == (limit, 0 if model == "mini" else 64)
+        assert config.optimizer.lr == (1e-6 if model == "mini" else 1e-5)
+
+
+def test_init_takes_settings_for_the_check_of_the_rows_and_for_the_recipe(write, capsys):
+    write([[40, 20, 30, 40]], [])
+    assert main(["init", "data.jsonl"]) == 2
+    assert "set data.box_format=xywh" in capsys.readouterr().err
+    assert main(["init", "data.jsonl", "data.box_format=xywh", "task.name=detection", "steps=7", "prompts_per_step=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 samples, 1 of them without an object" in printed
+    assert "an epoch is 2 steps: 2 rows / 1 prompts_per_step" in printed
+    config = load_config("data.yaml")
+    assert (config.data.box_format, config.task.name, config.steps, config.prompts_per_step) == ("xywh", "detection", 7, 1)
+    assert load_data(config.data.train, config.data, TASKS["detection"]).samples[0].target.boxes == ((40, 20, 70, 60),)
+    for change, said in (("data.box_fromat=xywh", "box_format"), ("data.train=x", "leave it out"), ("steps=0", "more than 0")):
+        assert main(["init", "data.jsonl", "data.box_format=xywh", "--force", change]) == 2
+        assert said in capsys.readouterr().err
+    write([[400, 200, 900, 800]])
+    assert main(["init", "data.jsonl", "--force"]) == 2
+    assert "set data.frame=1000 or data.frame=unit" in capsys.readouterr().err
+    assert main(["init", "data.jsonl", "--force", "data.frame=1000"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ([[0.1, 0.2, 0.5, 0.8]], "is less than a pixel; if these are fractions, set data.frame=unit"),
+        ([10, 20, 50, 80], "one box is a list too: [[10, 20, 50, 80]]"),
+        ({"boxes": [10, 20, 50, 80]}, "one box is a list too: [[10, 20, 50, 80]]"),
+        ("cat", 'write {"class": "cat"}, or with "text"'),
+    ],
+)
+def test_a_target_in_another_shape_is_told_the_right_one(write, target, said):
+    with pytest.raises(DataError, match=re.escape(said)):
+        load_data(str(write(BOX, target)), DataConfig(), TASKS["referring"])
+
+
+def test_boxes_in_fractions_are_read_where_that_is_said_and_one_pixel_is_a_box(write):
+    data = load_data(str(write([[0.1, 0.2, 0.5, 0.8]])), DataConfig(frame="unit"), TASKS["referring"])
+    assert data.samples[0].target.boxes == ((10, 16, 50, 64),)
+    assert load_data(str(write([[0, 0, 1, 1]])), DataConfig(), TASKS["referring"]).samples[0].target.boxes == ((0, 0, 1, 1),)
+
+
+@pytest.mark.parametrize("field", ["messages", "conversations", "problem", "solution"])
+def test_rows_of_another_program_are_told_the_layout(tmp_path, field):
+    (tmp_path / "data.jsonl").write_text(json.dumps({"image": "a.png", field: "x"}))
+    with pytest.raises(DataError, match=f"a row with '{field}' is in another program's layout; expected rows.*docs/own-data.md"):
+        load_data(str(tmp_path / "data.jsonl"), DataConfig(), TASKS["referring"])
+
+
+def test_empty_detections_count_as_no_object(write):
+    data = load_data(str(write(BOX, [], [])), DataConfig(), TASKS["detection"])
+    assert describe(data)["no object"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("lr=1e-5", "did you mean optimizer.lr?"),
+        ("max_pixels=4", "did you mean model.max_pixels?"),
+        ("every=4", "did you mean evaluation.every or checkpoint.every or recording.every?"),
+        ("learning_rate=1", "is set here with optimizer.lr"),
+        ("optimizer.learning_rate=1", "is set here with optimizer.lr"),
+        ("num_generations=8", "is set here with rollout.group_size"),
+        ("epochs=3", "is set here with steps: epochs x rows / prompts_per_step"),
+        ("paradigm=grpo", "unknown paradigm 'grpo'; here that is rlvr. Known: "),
+        ("paradigm=Dr-GRPO", "here that is rlvr advantage.scale=none objective.average=constant. Known"),
+        ("trackers=mlflow", "expected one of tensorboard, wandb, got 'mlflow'"),
+    ],
+)
+def test_names_from_elsewhere_are_told_ours(change, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        stages(build(Config, parse_overrides([change])))
+
+
+def test_what_hints_name_is_there():
+    known = {path for listed in paths().values() for path in listed}
+    for name, said in ELSEWHERE.items():
+        keys = re.match(r"[\w.]+( and [\w.]+)?", said)[0].split(" and ")
+        assert known.issuperset(keys), name
+        assert name not in known
+    for said in METHODS.values():
+        name, *settings = said.split()
+        assert name in PARADIGMS
+        build(Config, parse_overrides(settings))
+
+
+def test_one_tracker_needs_no_brackets():
+    assert build(Config, parse_overrides(["trackers=wandb"])).trackers == ("wandb",)
+    with pytest.raises(ConfigError, match="expected a list, got 'q_proj'"):
+        build(Config, nested({"model.lora.targets": "q_proj"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--lr", "1e-5"], "settings are given as key=value, such as optimizer.lr=1e-5; did you mean optimizer.lr?"),
+        (["--learning-rate=1e-5"], "what others call 'learning_rate' is set here with optimizer.lr"),
+        (["--loud"], "unrecognized arguments: --loud; settings are given as key=value"),
+    ],
+)
+def test_a_setting_given_as_an_option_is_told_its_form(given, said, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", str(RECIPE), *given])
+    assert said in capsys.readouterr().err
