@@ -1,18 +1,28 @@
 """Mistakes that people make who meet the project for the first time, and what they are told."""
 
+import importlib
 import json
 import re
+import shutil
 
 import pytest
+import torch
 from PIL import Image
 
+from visurf import parallel
 from visurf.cli import main
 from visurf.config import Config, ConfigError, DataConfig, build, load_config, nested, parse_overrides
 from visurf.config.hints import ELSEWHERE, paths
 from visurf.data import describe, load_data
+from visurf.devices import described, warn_of_processor
 from visurf.mini.demo import RECIPE
+from visurf.models import load_model
+from visurf.models.loading import resolve
 from visurf.naming import ELSEWHERE as METHODS
 from visurf.paradigms import PARADIGMS
+from visurf.preparation import prepare_model
+from visurf.publishing import push
+from visurf.sources import check_reachable
 from visurf.stages import stages
 from visurf.tasks import TASKS
 from visurf.types import DataError
@@ -162,3 +172,155 @@ def test_a_setting_given_as_an_option_is_told_its_form(given, said, capsys):
     with pytest.raises(SystemExit):
         main(["train", str(RECIPE), *given])
     assert said in capsys.readouterr().err
+
+
+SMALL = ["rollout.max_tokens=4", "threads=1"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run that has ended, whose recipe is not the default one."""
+    folder = tmp_path / "mine" / "run"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("task: {name: detection}\nmodel: {path: gone}\n")
+    shutil.copytree(resolve("mini"), folder / "model")
+    return folder
+
+
+def test_a_run_folder_is_a_model_with_its_own_recipe(write, run, tmp_path, capsys):
+    write(BOX, [])
+    assert main(["eval", str(run), "data.jsonl", "--quiet", *SMALL]) == 0
+    assert "ap50" in capsys.readouterr().out, "a measure that detection has"
+    (tmp_path / "other.yaml").write_text("task: {name: referring}")
+    assert main(["eval", str(run), "data.jsonl", "--recipe", "other.yaml", "--quiet", "--force", *SMALL]) == 0
+    assert "ap50" not in capsys.readouterr().out
+    assert main(["predict", str(run), "a.png", "the dog", *SMALL]) == 3
+    assert load_model(run).source == str(run)
+    shutil.rmtree(run / "model")
+    assert main(["eval", str(run), "data.jsonl", "--out", "new"]) == 2
+    assert "this run has no model yet" in capsys.readouterr().err
+
+
+def test_eval_writes_over_an_evaluation_only_when_asked(write, capsys):
+    write(BOX)
+    asked = ["eval", "mini", "data.jsonl", "--quiet", *SMALL]
+    assert main(asked) == 0
+    assert main(asked) == 2
+    assert "evaluation holds an evaluation already; name another folder with --out, or write over it with --force" in (
+        capsys.readouterr().err
+    )
+    assert main([*asked, "--out", "second"]) == 0
+    assert main([*asked, "--force"]) == 0
+
+
+@pytest.mark.parametrize("name", ["./nomodel", "../nomodel", "/no/model", "a/b/c", "runs/nope", "mine/nope"])
+def test_a_path_without_a_folder_never_asks_the_hub(write, run, name, capsys, monkeypatch):
+    write(BOX)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: pytest.fail("asked"))
+    for command in (["eval", name, "data.jsonl"], ["predict", name, "a.png", "the dog"]):
+        assert main(command) == 2
+        assert f"{name}: no such folder; name a folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no such folder"):
+        load_model(name)
+
+
+def test_a_hub_that_is_not_reached_is_asked_once(monkeypatch, capsys):
+    asked = []
+
+    def refuse(self, name, **settings):
+        asked.append(name)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(OSError, match=r"no hub model reached: the hub was not .*`hf download owner/name`.*HF_HUB_OFFLINE=1"):
+        check_reachable("owner/name")
+    assert asked == ["owner/name"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE is set"):
+        check_reachable("owner/name")
+    with pytest.raises(OSError, match="it can be no name on the hub"):
+        check_reachable("owner/na me")
+    assert asked == ["owner/name"]
+
+
+def test_the_device_is_said_and_a_large_model_on_a_processor_warned_of(monkeypatch):
+    if not torch.cuda.is_available():
+        assert described().startswith("CPU (")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="1.6 billion parameters are trained on the CPU"):
+        warn_of_processor(torch.nn.Linear(40_000, 40_000, device="meta"))
+    warn_of_processor(torch.nn.Linear(4, 4))
+
+
+def test_training_says_its_device_and_refuses_a_file_as_its_folder(write, tmp_path, capsys):
+    write(BOX)
+    small = ["data.train=data.jsonl", "prompts_per_step=1", "steps=1", "rollout.group_size=2", *SMALL]
+    assert main(["train", str(RECIPE), *small, "out=run", "evaluation.every=0"]) == 0
+    assert capsys.readouterr().err.startswith("device: ")
+    (tmp_path / "file").write_text("")
+    assert main(["train", str(RECIPE), *small, "out=file"]) == 2
+    assert "out=file: a file is there" in capsys.readouterr().err
+
+
+def test_an_upload_that_fails_says_how_to_make_up_for_it(tmp_path, monkeypatch):
+    def fail(*arguments, **settings):
+        # As errors of HTTP libraries, no OSError.
+        raise LookupError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
+    with pytest.raises(OSError, match=r"is complete, but was not uploaded .*hf upload me/mine .* --private"):
+        push(tmp_path, "me/mine")
+
+
+@pytest.mark.parametrize(("paradigm", "good"), [("rlvr", False), ("sft_then_rlvr", False), ("visurf", True), ("sft", True)])
+def test_a_group_of_one_is_refused_where_it_teaches_nothing(paradigm, good):
+    config = build(Config, {"paradigm": paradigm, "rollout": {"group_size": 1}})
+    if good:
+        stages(config)
+        return
+    with pytest.raises(ConfigError, match="'rlvr' compares rollouts with each other and learns nothing from a group of 1"):
+        stages(config)
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_a_missing_tracker_says_what_to_install(name, capsys, monkeypatch):
+    def fail(*arguments, **settings):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(importlib.import_module("visurf.training"), "train", fail)
+    assert main(["train", str(RECIPE), f"trackers={name}"]) == 1
+    assert "pip install 'visurf[report]'" in capsys.readouterr().err
+
+
+def test_a_part_of_what_torchrun_sets_is_told_torchrun(monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node N"):
+        parallel.start()
+
+
+def test_converting_refuses_a_picture_folder_that_is_not_there(tmp_path, capsys):
+    (tmp_path / "t.json").write_text(json.dumps({"images": [], "categories": [], "annotations": []}))
+    assert main(["data", "convert", "coco", str(tmp_path / "t.json"), str(tmp_path / "o.jsonl"), "--images", "nofolder"]) == 2
+    assert "nofolder: no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(["--html", "/nope/x.html"], "there is no folder /nope"), (["--gpu", "foo"], "--gpu foo")]
+)
+def test_check_looks_at_its_options_before_anything_else(given, said, capsys, monkeypatch):
+    monkeypatch.setattr("visurf.doctor.examination.examine", lambda *a: pytest.fail("checked"))
+    assert main(["check", "demo", *given]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_settings_that_cannot_work_name_what_can(tmp_path):
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: expected at most 1, got 10.0"):
+        build(Config, nested({"optimizer.lr": 10}))
+    config = build(Config, nested({"model.lora.rank": 4, "model.lora.targets": ["foo"]}))
+    with pytest.raises(ConfigError, match=r"is called foo; it has down_proj, gate_proj.*v_proj"):
+        prepare_model(config, "mini")
+    with pytest.raises(ValueError, match=r"model\.max_pixels: expected 256 or more, the pixels of one merged patch, got 100"):
+        load_model("mini", max_pixels=100)

@@ -38,6 +38,7 @@ def add(commands: Any) -> None:
 def _check(options: argparse.Namespace) -> int:
     quiet_libraries()
     from visurf.config import load_config, parse_overrides
+    from visurf.doctor.estimates import machine_for
     from visurf.doctor.examination import Choices, examine
     from visurf.doctor.page import page
     from visurf.doctor.report import as_dict, section_text
@@ -46,6 +47,12 @@ def _check(options: argparse.Namespace) -> int:
         raise ValueError("--limit and --prompts take 0 or more")
     if options.gpus < 1:
         raise ValueError("--gpus takes 1 or more")
+    # What the estimates and the pages need, before minutes of checks.
+    if options.gpu:
+        machine_for(options.gpu, 0, 0)
+    for file in (options.html, options.json):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ValueError(f"{file}: there is no folder {file.absolute().parent}")
     config = load_config(options.recipe, parse_overrides(options.override))
 
     def tell(section: Section) -> None:

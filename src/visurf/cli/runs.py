@@ -119,6 +119,7 @@ def _train(options: argparse.Namespace) -> int:
     quiet_libraries()
     from visurf.config import load_config, parse_overrides
     from visurf.data import describe
+    from visurf.devices import described
     from visurf.stages import stages
     from visurf.terminal import Terminal, one_line
     from visurf.training import train
@@ -131,6 +132,7 @@ def _train(options: argparse.Namespace) -> int:
         def report(event: dict[str, Any]) -> None:
             if event["event"] == "start":
                 counts = describe(event["data"])
+                terminal.say(f"device: {described()}")
                 terminal.say(", ".join(f"{v} {k}" for k, v in counts.items()))
                 for where, problem in event["data"].skipped[:20]:
                     terminal.say(f"skipped {where}: {problem}")

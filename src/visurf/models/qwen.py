@@ -28,6 +28,9 @@ def load_image_processor(source: str | Path, min_pixels: int | None, max_pixels:
 
     processor = Qwen2VLImageProcessorPil.from_pretrained(str(source))
     size = dict(processor.size)
+    patch = (processor.patch_size * processor.merge_size) ** 2
+    if max_pixels is not None and max_pixels < patch:
+        raise ValueError(f"model.max_pixels: expected {patch} or more, the pixels of one merged patch, got {max_pixels}")
     if min_pixels is not None:
         size["shortest_edge"] = min_pixels
     if max_pixels is not None:
