@@ -10,11 +10,14 @@ import torch
 from PIL import Image
 
 from visurf import parallel
+from visurf.accounting import DEVICES
 from visurf.cli import main
 from visurf.config import Config, ConfigError, DataConfig, build, load_config, nested, parse_overrides
 from visurf.config.hints import ELSEWHERE, paths
 from visurf.data import describe, load_data
 from visurf.devices import described, warn_of_processor
+from visurf.doctor.estimates import machine_for
+from visurf.doctor.timing import MEMORY
 from visurf.mini.demo import RECIPE
 from visurf.models import load_model
 from visurf.models.loading import resolve
@@ -308,12 +311,24 @@ def test_converting_refuses_a_picture_folder_that_is_not_there(tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [(["--html", "/nope/x.html"], "there is no folder /nope"), (["--gpu", "foo"], "--gpu foo")]
+    ("given", "said"),
+    [
+        (["--html", "/nope/x.html"], "there is no folder /nope"),
+        (["--gpu", "foo"], "RTX 4090, RTX 3090; for another give --gpu-memory GB"),
+        (["--gpu-memory", "0"], "--gpu-memory takes more than 0 GB"),
+    ],
 )
 def test_check_looks_at_its_options_before_anything_else(given, said, capsys, monkeypatch):
     monkeypatch.setattr("visurf.doctor.examination.examine", lambda *a: pytest.fail("checked"))
     assert main(["check", "demo", *given]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "size"), [("4090", 24e9), ("a6000", 48e9), ("B200", 180e9), ("H100", 80e9), ("20.5 GB", 20.5e9)])
+def test_check_knows_usual_devices_by_short_names_and_any_by_its_memory(asked, size):
+    found = machine_for(asked, 0, 0)
+    assert (found.bytes, found.device is None) == (size, asked.endswith("GB"))
+    assert set(MEMORY) == set(DEVICES)
 
 
 def test_settings_that_cannot_work_name_what_can(tmp_path):

@@ -26,7 +26,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--prompts", type=int, default=8, metavar="N", help="prompts to sample rollouts of (default 8; 0 for none)")
     parser.add_argument("--rollouts", action="store_true", help="sample rollouts of a large model without a GPU too")
-    parser.add_argument("--gpu", default="", metavar="NAME", help="estimate memory and time for this device, such as H100")
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument("--gpu", default="", metavar="NAME", help="estimate memory and time for this device, such as H100 or 4090")
+    device.add_argument("--gpu-memory", type=float, metavar="GB", help="estimate memory for any device with so much, not time")
     parser.add_argument(
         "--gpus", type=int, default=1, metavar="N", help="GPUs that share the model with parallel=fsdp2 (default 1)"
     )
@@ -47,6 +49,10 @@ def _check(options: argparse.Namespace) -> int:
         raise ValueError("--limit and --prompts take 0 or more")
     if options.gpus < 1:
         raise ValueError("--gpus takes 1 or more")
+    if options.gpu_memory is not None:
+        if not options.gpu_memory > 0:
+            raise ValueError(f"--gpu-memory takes more than 0 GB, got {options.gpu_memory:g}")
+        options.gpu = f"{options.gpu_memory:g} GB"
     # What the estimates and the pages need, before minutes of checks.
     if options.gpu:
         machine_for(options.gpu, 0, 0)
