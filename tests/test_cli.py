@@ -185,7 +185,7 @@ def test_eval_draws_masks_where_there_are_true_ones_and_refuses_where_there_are_
     capsys.readouterr()
     found = []
     for more in ([], ["--segment", "classical"]):
-        assert main(["eval", "mini", "world:shifted?count=6&seed=3&masks=1", "--json", *more, *small]) == 0
+        assert main(["eval", "mini", "world:shifted?count=6&seed=3&masks=1", "--json", "--force", *more, *small]) == 0
         found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
     assert found[0]["box_iou"] == found[1]["box_iou"]
     assert found[0]["giou"] != found[1]["giou"], "masks are compared, not boxes"

@@ -298,7 +298,8 @@ def test_eval_refuses_what_does_not_fit_before_a_model_is_loaded(who, asked, sai
     truth = {"images": [image], "categories": [{"id": 1, "name": "bus"}], "annotations": [box]}
     where = ["--benchmark", "coco", "--data", str(dump(tmp_path / "t.json", truth))]
     (tmp_path / "p.json").write_text("[]")
-    given = ["no/such/model", *where] if who == "model" else [*where, "--predictions", str(tmp_path / "p.json")]
+    asking = ["no/model", "--out", str(tmp_path / "out"), *where]
+    given = asking if who == "model" else [*where, "--predictions", str(tmp_path / "p.json")]
     assert main(["eval", *given, *asked]) == 2
     assert said in capsys.readouterr().err
 
@@ -306,7 +307,7 @@ def test_eval_refuses_what_does_not_fit_before_a_model_is_loaded(who, asked, sai
 def test_eval_refuses_what_only_detection_has(tmp_path, capsys):
     picture(tmp_path / "ISIC2018_Task1-2_Test_Input/ISIC_0000001.jpg")
     mask_file(tmp_path / "ISIC2018_Task1_Test_GroundTruth/ISIC_0000001_segmentation.png")
-    where = ["no/such/model", "--benchmark", "isic2018", "--data", str(tmp_path), "--split", "test"]
+    where = ["no/model", "--out", str(tmp_path / "out"), "--benchmark", "isic2018", "--data", str(tmp_path), "--split", "test"]
     for asked in (["--confidence", "constant"], ["--exist-check", "oracle"]):
         assert main(["eval", *where, *asked]) == 2
         assert "expected task 'detection', got 'lesion'" in capsys.readouterr().err

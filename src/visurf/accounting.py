@@ -26,6 +26,8 @@ class Device:
 
 
 _DATASHEET = "vendor's datasheet, dense bfloat16"
+# Devices of the same name with a smaller chip.
+_OTHER_CHIPS = (" Laptop GPU", " D", " Ti")
 # Looked up by a part of the name that CUDA gives; a longer part goes before a shorter one.
 DEVICES = {
     "H200": Device(790e12, 4.3e12, "measured: 8192 x 8192 x 8192 product and device-to-device copy"),
@@ -33,16 +35,25 @@ DEVICES = {
     "H100": Device(989e12, 3.35e12, _DATASHEET),
     "A100-SXM4-80GB": Device(312e12, 2.039e12, _DATASHEET),
     "A100-SXM4-40GB": Device(312e12, 1.555e12, _DATASHEET),
+    "A100 80GB PCIe": Device(312e12, 1.935e12, _DATASHEET),
+    "A100-PCIE-40GB": Device(312e12, 1.555e12, _DATASHEET),
     "L40S": Device(362e12, 0.864e12, _DATASHEET),
+    "NVIDIA B200": Device(2250e12, 8.0e12, _DATASHEET),
+    "RTX A6000": Device(154.8e12, 0.768e12, _DATASHEET),
+    "RTX 5090": Device(209.5e12, 1.792e12, _DATASHEET),
+    "RTX 4090": Device(165.2e12, 1.008e12, _DATASHEET),
+    "RTX 3090": Device(71e12, 0.936e12, _DATASHEET),
 }
 
 
 def known_device(name: str) -> Device | None:
     """The rates of a device by the name that CUDA gives, or None.
 
-    >>> known_device("NVIDIA H200").flops / 1e12, known_device("some CPU")
-    (790.0, None)
+    >>> known_device("NVIDIA H200").flops / 1e12, known_device("some CPU"), known_device("NVIDIA GeForce RTX 4090 Laptop GPU")
+    (790.0, None, None)
     """
+    if name.endswith(_OTHER_CHIPS):
+        return None
     return next((device for part, device in DEVICES.items() if part in name), None)
 
 

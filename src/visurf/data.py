@@ -17,6 +17,7 @@ from visurf.tasks.task import Task
 from visurf.types import (
     DataError,
     Demonstration,
+    Detections,
     Masks,
     Objects,
     Points,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _FIELDS = {"id", "image", "question", "target", "response", "meta"}
+# Fields by which other programs' layouts are known.
+_FOREIGN = ("messages", "conversations", "problem", "solution")
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,12 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: tup
     if _ESCAPED_HALF.search(line) and (half := _half_pair(row)):
         raise DataError(f"{where}: expected text, got half a surrogate pair: {half}; write both halves, or the character itself")
     missing = {"id", "question", "target"} - set(row)
+    if missing and (foreign := [name for name in _FOREIGN if name in row]):
+        example = '{"id": 1, "image": "a.jpg", "question": "the cat", "target": [[10, 20, 50, 80]]}'
+        raise DataError(
+            f"{where}: a row with {foreign[0]!r} is in another program's layout; expected rows such as {example} "
+            "(docs/own-data.md; `visurf data convert` makes them of COCO, YOLO and CSV; data.format=visual_rft reads theirs)"
+        )
     if missing:
         raise DataError(f"{where}: missing field {sorted(missing)[0]!r}; a row has {sorted(_FIELDS)}")
     if unknown := set(row) - _FIELDS:
@@ -315,6 +324,6 @@ def _dataset_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def describe(data: DataSet) -> Mapping[str, int]:
     """Counts worth printing before a run."""
-    empty = sum(isinstance(s.target, Objects) and not s.target.boxes for s in data.samples)
+    empty = sum(isinstance(s.target, Objects | Detections) and not s.target.boxes for s in data.samples)
     counts = {"samples": len(data.samples), "no object": empty, "skipped": len(data.skipped)}
     return {**counts, "derived points": data.derived_points}

@@ -11,13 +11,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# Methods by names that are none of ours -> how they are said here; the first word is the name.
+ELSEWHERE = {
+    "grpo": "rlvr",
+    "rl": "rlvr",
+    "rft": "rlvr",
+    "visual_rft": "rlvr",
+    "gspo": "rlvr objective.ratio=sequence",
+    "dapo": "rlvr objective.clip_high=0.28",
+    "cispo": "rlvr objective.surrogate=cispo",
+    "dr_grpo": "rlvr advantage.scale=none objective.average=constant",
+    "rloo": "rlvr advantage.baseline=others advantage.scale=none",
+    "finetune": "sft",
+    "sft_grpo": "sft_then_rlvr",
+    "sft_then_grpo": "sft_then_rlvr",
+}
 
 
 def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
-    """A hint for a mistyped name: the nearest known one and the whole list."""
+    """A hint for a mistyped name: what it is called here or the nearest known one, and the whole list."""
     spelt = {one.casefold(): one for one in known}
+    listed = f" Known: {', '.join(sorted(known))}"
+    said = ELSEWHERE.get(name.casefold().replace("-", "_"), "")
+    if said.partition(" ")[0] in known:
+        return f"; here that is {said}.{listed}"
     near = difflib.get_close_matches(name.casefold(), list(spelt), n=1)
-    return (f"; did you mean {spelt[near[0]]!r}?" if near else ".") + f" Known: {', '.join(sorted(known))}"
+    return (f"; did you mean {spelt[near[0]]!r}?" if near else ".") + listed
 
 
 def load_object(reference: str) -> Any:

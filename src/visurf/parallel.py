@@ -32,10 +32,18 @@ def start(timeout: float = 30.0) -> tuple[int, int]:
 
     Returns:
         Rank and number of processes; 0 and 1 without torchrun.
+
+    Raises:
+        ValueError: Only a part of what torchrun sets is set.
     """
     if "WORLD_SIZE" not in os.environ or not dist.is_available():
         return 0, 1
     if not dist.is_initialized():
+        if "MASTER_ADDR" not in os.environ:
+            raise ValueError(
+                "WORLD_SIZE is set and MASTER_ADDR is not: start several processes with "
+                "`torchrun --nproc_per_node N -m visurf train RECIPE`, which sets all of them, or unset RANK and WORLD_SIZE for one"
+            )
         device()
         # Small numbers and objects travel between CPUs: they need no kernel and wait for none.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -135,7 +135,12 @@ def add_adapters(network: nn.Module, settings: LoraConfig, vision_module: str) -
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in settings.targets and not name.startswith(vision_module)
     ]
     if not names:
-        raise ConfigError(f"model.lora.targets {settings.targets} match no linear layer of the language model")
+        linear = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
+        known = sorted({name.rpartition(".")[2] for name in linear if not name.startswith(vision_module)})
+        raise ConfigError(
+            f"model.lora.targets: no linear layer of the language model is called {' or '.join(settings.targets)}; "
+            f"it has {', '.join(known)}"
+        )
     adapters = PeftConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=names)
     return get_peft_model(network, adapters)  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,6 +129,13 @@ def push(folder: Path, name: str) -> str:
     from huggingface_hub import HfApi
 
     hub = HfApi()
-    hub.create_repo(name, private=True, exist_ok=True)
-    hub.upload_folder(folder_path=str(folder), repo_id=name, commit_message="visurf export")
+    try:
+        hub.create_repo(name, private=True, exist_ok=True)
+        hub.upload_folder(folder_path=str(folder), repo_id=name, commit_message="visurf export")
+    except Exception as error:  # of several libraries for HTTP each has errors of its own
+        later = shlex.join(["hf", "upload", name, str(folder), "--private"])
+        raise OSError(
+            f"{folder} is complete, but was not uploaded ({type(error).__name__}: {error}). Upload it when the hub can be reached, "
+            f"after `hf auth login`: {later}"
+        ) from error
     return f"https://huggingface.co/{name}"

@@ -68,10 +68,21 @@ def _with_hyperparameters(found: list[Stage], config: Config) -> list[Stage]:
     _check_hyperparameters(config.mixing, [stage.paradigm for stage in found])
     done = []
     for stage in found:
+        _check_group(stage)
         known = stage.paradigm.mixing
         mixing = {**known, **{name: value for name, value in stage.config.mixing.items() if name in known}}
         done.append(replace(stage, config=replace(stage.config, mixing=mixing)))
     return done
+
+
+def _check_group(stage: Stage) -> None:
+    """Refuse a group of one, whose only advantage is 0, where nothing else teaches."""
+    paradigm, size = stage.paradigm, stage.config.rollout.group_size
+    if paradigm.rollouts and paradigm.label is None and paradigm.blend is None and size < 2:
+        raise ConfigError(
+            f"rollout.group_size: {paradigm.name!r} compares rollouts with each other and learns nothing from a group of {size}; "
+            "set 2 or more (8 is usual), or paradigm=visurf, where the label stands in the group"
+        )
 
 
 def _check_hyperparameters(names: Iterable[str], paradigms: Sequence[Paradigm]) -> None:

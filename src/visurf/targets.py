@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -63,6 +64,9 @@ def read_target(
     if isinstance(value, list):
         # The empty list is "no object"; a list of boxes is short for {"boxes": ...}.
         value = {"boxes": value}
+    if isinstance(value, str):
+        said = f'{{"class": {json.dumps(value, ensure_ascii=False)}}}, or with "text" for an answer to the row\'s question'
+        raise DataError(f"{where}: expected an object or a list, got {value!r}; write {said}")
     if not isinstance(value, dict) or len(kinds := [k for k in _TARGETS if k in value]) == 0:
         raise DataError(f"{where}: expected an empty list or one of {', '.join(_TARGETS)}, got {value!r}")
     if unknown := set(value) - set(_TARGETS) - ({"options"} if "choice" in value else set()):
@@ -150,6 +154,8 @@ def _numbers(row: Any, count: int, where: str) -> list[float]:
 def _boxes(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Box, ...]:
     if not isinstance(value, list):
         raise DataError(f"{where}: expected a list of boxes, got {value!r}")
+    if len(value) == 4 and all(map(is_finite, value)):
+        raise DataError(f"{where}: expected a list of boxes, got {value!r}; one box is a list too: {[value]!r}")
     if value and size == (0, 0):
         raise DataError(f"{where}: missing field 'image'; boxes need one")
     sx, sy = _scale(size, config)
@@ -158,9 +164,16 @@ def _boxes(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Box,
         a, b, c, d = _numbers(row, 4, where)
         if config.box_format == "xywh":
             c, d = a + c, b + d
+        if config.frame == "pixel" and _within_unit((a, b, c, d)) and max(size) > 1:
+            raise DataError(f"{where}: box {row!r} is less than a pixel; if these are fractions, set data.frame=unit")
         scaled.append((a * sx, b * sy, c * sx, d * sy))
-    frame = "if the file is in another frame set frame: 1000 or frame: unit"
-    return check_boxes(scaled, size, where, inverted="is it xywh? set box_format: xywh", outside=frame)
+    frame = "if the file is in another frame set data.frame=1000 or data.frame=unit"
+    return check_boxes(scaled, size, where, inverted="is it xywh? set data.box_format=xywh", outside=frame)
+
+
+def _within_unit(box: Box) -> bool:
+    """Whether a box lies in the first pixel and has a corner that is none of the pixel's, as nearly every box in fractions has."""
+    return all(0 <= v <= 1 for v in box) and not all(v.is_integer() for v in box)
 
 
 def _points(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Point, ...]:

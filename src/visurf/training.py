@@ -20,6 +20,7 @@ from visurf.alarms import read_metrics
 from visurf.config import Config, ConfigError, to_dict
 from visurf.continuing import check_same_run, in_first_order, remember_order
 from visurf.data import DataSet, load_data
+from visurf.devices import warn_of_processor
 from visurf.exporting import export
 from visurf.interruption import Interruption
 from visurf.judging import check_metric
@@ -116,6 +117,8 @@ class Run:
                 "rollout.top_p below 1: log-probs are not those of the sampled distribution; ratios are biased", stacklevel=2
             )
         self.out = Path(config.out)
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"out={self.out}: a file is there; name a folder, which is made if need be")
         if not config.data.train:
             raise ConfigError("data.train is not set; name a JSONL file")
         self.train_data = load_data(config.data.train, config.data, self.task)
@@ -189,6 +192,7 @@ class Run:
         inside = self.resumed if self.progress.step > stage.first else None
         torch.manual_seed(config.seed + index)
         model, network = self._load(index, inside)
+        warn_of_processor(network)
         policy = Policy(network, temperature=config.rollout.temperature, banned=model.banned_ids).to(model.device)
         policy.train()
         placement = make_placement(config, policy, model)

@@ -75,6 +75,8 @@ _EXTRAS = {
     "pyarrow": "datasets",
     "matplotlib": "report",
     "httpx": "vllm",
+    "tensorboard": "report",
+    "wandb": "report",
 }
 
 
@@ -118,10 +120,20 @@ def _read(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
     # argparse takes no second run of positionals after an option: key=value may stand anywhere.
     changes = [a for a in rest if "=" in a and not a.startswith("-")]
     if len(changes) < len(rest) or (rest and not hasattr(options, "override")):
-        parser.error(f"unrecognized arguments: {' '.join(a for a in rest if a not in changes) or ' '.join(rest)}")
+        other = [a for a in rest if a not in changes] or rest
+        parser.error(f"unrecognized arguments: {' '.join(other)}{_as_setting(other[0]) if hasattr(options, 'override') else ''}")
     if rest:
         options.override = [*options.override, *changes]
     return options
+
+
+def _as_setting(option: str) -> str:
+    """How a setting is given that came as an option, as other programs have it."""
+    from visurf.config.hints import hint
+
+    name = option.partition("=")[0].lstrip("-").replace("-", "_")
+    said = hint(name, {})
+    return "; settings are given as key=value, such as optimizer.lr=1e-5" + (said if "Known" not in said else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,10 +26,10 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--prompts", type=int, default=8, metavar="N", help="prompts to sample rollouts of (default 8; 0 for none)")
     parser.add_argument("--rollouts", action="store_true", help="sample rollouts of a large model without a GPU too")
-    parser.add_argument("--gpu", default="", metavar="NAME", help="estimate memory and time for this device, such as H100")
-    parser.add_argument(
-        "--gpus", type=int, default=1, metavar="N", help="processes, each with a GPU (default 1)"
-    )
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument("--gpu", default="", metavar="NAME", help="estimate memory and time for this device, such as H100 or 4090")
+    device.add_argument("--gpu-memory", type=float, metavar="GB", help="estimate memory for any device with so much, not time")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, each with a GPU (default 1)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     parser.set_defaults(run=_check)
@@ -38,6 +38,7 @@ def add(commands: Any) -> None:
 def _check(options: argparse.Namespace) -> int:
     quiet_libraries()
     from visurf.config import load_config, parse_overrides
+    from visurf.doctor.estimates import machine_for
     from visurf.doctor.examination import Choices, examine
     from visurf.doctor.page import page
     from visurf.doctor.report import as_dict, section_text
@@ -46,6 +47,16 @@ def _check(options: argparse.Namespace) -> int:
         raise ValueError("--limit and --prompts take 0 or more")
     if options.gpus < 1:
         raise ValueError("--gpus takes 1 or more")
+    if options.gpu_memory is not None:
+        if not options.gpu_memory > 0:
+            raise ValueError(f"--gpu-memory takes more than 0 GB, got {options.gpu_memory:g}")
+        options.gpu = f"{options.gpu_memory:g} GB"
+    # What the estimates and the pages need, before minutes of checks.
+    if options.gpu:
+        machine_for(options.gpu, 0, 0)
+    for file in (options.html, options.json):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ValueError(f"{file}: there is no folder {file.absolute().parent}")
     config = load_config(options.recipe, parse_overrides(options.override))
 
     def tell(section: Section) -> None:

@@ -120,6 +120,8 @@ def _convert(options: argparse.Namespace) -> int:
     from visurf.benchmarks.convert_yolo import from_yolo, read_yolo_names
     from visurf.benchmarks.rows import RowReport
 
+    if not options.images.is_dir():
+        raise ValueError(f"{options.images}: no such folder; it is where the pictures are looked for")
     report = RowReport(options.on_bad_row, remedy="--on-bad-row skip leaves bad rows out, counted")
     match options.layout:
         case "coco":

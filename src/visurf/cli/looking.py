@@ -40,14 +40,14 @@ def add(commands: Any) -> None:
         "predict",
         description="ask a model about a picture, a folder or the rows of a JSONL file; exit code 3 where an answer cannot be read",
     )
-    predict.add_argument("model", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
+    predict.add_argument("model", metavar="MODEL", help="folder of a run or in the hub's layout, hub name, mini")
     predict.add_argument("place", type=Path, metavar="IMAGE", help="a picture, a folder of pictures, or a JSONL file")
     predict.add_argument("question", nargs="?", default="", metavar="QUESTION")
     predict.add_argument("--segment", nargs="?", const="classical", metavar="NAME", help="masks: classical, or a SAM 2 checkpoint")
     predict.add_argument(
         "--out", type=Path, metavar="PLACE", help="of a picture: the drawn picture; of many: a JSONL file, or a folder for both"
     )
-    predict.add_argument("--recipe", help="take task, prompt and limits from this recipe")
+    predict.add_argument("--recipe", help="take task, prompt and limits from this recipe (default: a run's own)")
     predict.add_argument("override", nargs="*", metavar="key=value", help="such as task.name=counting rollout.max_tokens=300")
     predict.set_defaults(run=_predict)
 
@@ -113,9 +113,12 @@ def _predict(options: argparse.Namespace) -> int:
     from visurf.config import load_config, merge, parse_overrides
     from visurf.naming import look_up
     from visurf.segmenter import load_segmenter
+    from visurf.sources import model_of, run_of
     from visurf.tasks import TASKS
 
-    config = load_config(options.recipe, merge({"model": {"path": options.model}}, parse_overrides(options.override)))
+    run = run_of(options.model)
+    recipe = options.recipe if options.recipe or run is None else run / "config.yaml"
+    config = load_config(recipe, merge({"model": {"path": model_of(options.model)}}, parse_overrides(options.override)))
     task = look_up(config.task.name, TASKS, "task")
     samples = read_questions(options.place, options.question, task, config.data)
     segmenter = load_segmenter(options.segment) if options.segment else None

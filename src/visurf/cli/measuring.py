@@ -34,10 +34,11 @@ _REPORTED = ("testmini", "val", "validation", "test", "testA")
 def add(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("eval", description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder of a run or in the hub's layout, hub name, mini")
     parser.add_argument("jsonl", nargs="?", metavar="DATA.jsonl")
-    parser.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe")
+    parser.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe (default: a run's own)")
     parser.add_argument("--out", type=Path, help="folder of records.jsonl and summary.json (default evaluation)")
+    parser.add_argument("--force", action="store_true", help="write over an evaluation that is there")
     parser.add_argument("--benchmark", metavar="NAME", help="a data set in its original layout, see docs/datasets.md")
     parser.add_argument("--data", type=Path, metavar="PATH", help="where the benchmark lies")
     parser.add_argument("--split", help="default: the one its papers report")
@@ -69,6 +70,7 @@ def _eval(options: argparse.Namespace) -> int:
     if options.model is None or options.jsonl is None:
         raise ValueError(f"expected a model and a JSONL file, or a benchmark:\n{USAGE}")
     _refuse(options, _BENCHMARK_ONLY, "only with --benchmark NAME")
+    model = _ready(options)
     quiet_libraries()
     from visurf.config import load_config, merge, parse_overrides
     from visurf.terminal import Terminal
@@ -77,7 +79,7 @@ def _eval(options: argparse.Namespace) -> int:
 
     # A path on the command line is relative to where the command is started, not to the recipe's data.root.
     data = str(Path(options.jsonl).absolute()) if Path(options.jsonl).exists() else options.jsonl
-    asked = {"model": {"path": options.model}, "data": {"validation": data}, "evaluation": {"limit": options.limit or 0}}
+    asked = {"model": {"path": model}, "data": {"validation": data}, "evaluation": {"limit": options.limit or 0}}
     config = load_config(options.recipe, merge(asked, parse_overrides(options.override)))
     out, kept = options.out or _OUT, {"records": options.records, "segment": _segment(options.segment)}
     with Terminal(0, options.mode) as terminal:
@@ -89,6 +91,23 @@ def _eval(options: argparse.Namespace) -> int:
             print(f"{name:<14} {value:.4f}")
         print(f"records in {out / 'records.jsonl'}")
     return 0
+
+
+def _ready(options: argparse.Namespace) -> str:
+    """The model to ask; of a run's folder the recipe is taken too, where none was given.
+
+    Raises:
+        ValueError: There is no such folder, or an earlier evaluation would be lost.
+    """
+    from visurf.sources import model_of, run_of
+
+    out = options.out or _OUT
+    if (out / "records.jsonl").exists() and not options.force:
+        raise ValueError(f"{out} holds an evaluation already; name another folder with --out, or write over it with --force")
+    run = run_of(options.model)
+    if run is not None and options.recipe is None:
+        options.recipe = str(run / "config.yaml")
+    return model_of(options.model)
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
@@ -137,12 +156,13 @@ def _on_benchmark(options: argparse.Namespace) -> int:
             options.benchmark, options.data, split, options.predictions, frame=options.frame or "pixel", **common
         )
     else:
+        model = _ready(options)
         quiet_libraries()
         from visurf.config import load_config, merge
         from visurf.evaluation import evaluate_benchmark
         from visurf.terminal import Terminal
 
-        config = load_config(options.recipe, merge({"model": {"path": options.model}}, parse_overrides(options.override)))
+        config = load_config(options.recipe, merge({"model": {"path": model}}, parse_overrides(options.override)))
         with Terminal(0, options.mode) as terminal:
 
             def count(done: int, total: int) -> None:

@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
     init.add_argument("--images", type=Path, help="folder that image paths are relative to (default: the data's own)")
     init.add_argument("--model", default="Qwen/Qwen2.5-VL-3B-Instruct", help="folder or hub name of a checkpoint")
     init.add_argument("--out", type=Path, help="the recipe to write (default: beside the data)")
+    init.add_argument("--full", action="store_true", help="train all parameters instead of adapters")
     init.add_argument("--force", action="store_true", help="write over a recipe that is there")
+    init.add_argument("override", nargs="*", metavar="key=value", help="such as data.box_format=xywh task.name=detection")
     init.set_defaults(run=_init)
 
     recipes = commands.add_parser("recipes", description="list the recipes that ship with visurf, or print one")
@@ -85,11 +87,16 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _init(options: argparse.Namespace) -> int:
+    from visurf.config import parse_overrides
     from visurf.recipe import write_recipe
 
     path = options.out or options.data.with_suffix(".yaml")
-    print(write_recipe(options.data, options.model, path, options.images, force=options.force))
-    print(f"\nwrote {path}; now: {shlex.join(['visurf', 'train', str(path)])}")
+    changes = parse_overrides(options.override)
+    written = write_recipe(options.data, options.model, path, options.images, changes, full=options.full, force=options.force)
+    print(written.text)
+    print(f"wrote {path}; {written.epoch}")
+    for about, command in (("check it", "check"), ("then train", "train")):
+        print(f"{about + ':':<12}{shlex.join(['visurf', command, str(path)])}")
     return 0
 
 
@@ -112,6 +119,7 @@ def _train(options: argparse.Namespace) -> int:
     quiet_libraries()
     from visurf.config import load_config, parse_overrides
     from visurf.data import describe
+    from visurf.devices import described
     from visurf.stages import stages
     from visurf.terminal import Terminal, one_line
     from visurf.training import train
@@ -124,6 +132,7 @@ def _train(options: argparse.Namespace) -> int:
         def report(event: dict[str, Any]) -> None:
             if event["event"] == "start":
                 counts = describe(event["data"])
+                terminal.say(f"device: {described()}")
                 terminal.say(", ".join(f"{v} {k}" for k, v in counts.items()))
                 for where, problem in event["data"].skipped[:20]:
                     terminal.say(f"skipped {where}: {problem}")

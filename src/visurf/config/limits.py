@@ -71,6 +71,8 @@ def check_limits(config: Config) -> None:
     for name, value in not_negative.items():
         if not value >= 0:
             raise ConfigError(f"{name}: expected 0 or more, got {value!r}")
+    if config.optimizer.lr > 1:
+        raise ConfigError(f"optimizer.lr: expected at most 1, got {config.optimizer.lr!r}; 1e-6 is usual, 1e-5 with adapters")
     for group, values in (("reward.weights", config.reward.weights), ("mixing", config.mixing)):
         for name, value in values.items():
             if not math.isfinite(value):

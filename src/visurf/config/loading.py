@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from visurf.config.hints import hint
 from visurf.config.limits import ConfigError
 from visurf.config.settings import Config
 from visurf.config.shipped import find_recipe
@@ -16,6 +17,7 @@ from visurf.naming import suggestion
 from visurf.plain_yaml import read_yaml
 
 C = TypeVar("C")
+_OF_RECIPES = ("visurf.config.settings", "visurf.control")
 
 
 def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
@@ -32,7 +34,9 @@ def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in known:
-            raise ConfigError(f"unknown key {path!r}{suggestion(str(key), dict(known))}")
+            # Other files that are built so, such as a study's, have keys of their own.
+            said = hint(path, known) if cls.__module__ in _OF_RECIPES else suggestion(str(key), dict(known))
+            raise ConfigError(f"unknown key {path!r}{said}")
         arguments[key] = _convert(known[key], value, path)
     return cls(**arguments)
 
@@ -54,6 +58,9 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
             return None
         return _convert(next(i for i in inner if i is not type(None)), value, path)
     if origin is tuple:
+        # One name of a few needs no brackets.
+        if isinstance(value, str) and value and typing.get_origin(inner[0]) is Literal:
+            value = [value]
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ConfigError(f"{path}: expected a list, got {value!r}")
         if len(inner) == 2 and inner[1] is Ellipsis:

@@ -61,9 +61,12 @@ def machine_for(asked: str, parameters: int, most_on_cpu: int, processes: int = 
 
     host = _host_memory()
     if asked:
+        if asked.endswith(" GB"):
+            size = float(asked.removesuffix(" GB"))
+            return Machine(f"a GPU of {asked}", size * 1e9, None, gpu=True, device=None, processes=processes)
         found = device_named(asked)
         if found is None:
-            raise ValueError(f"--gpu {asked}: expected one of {', '.join(MEMORY)}")
+            raise ValueError(f"--gpu {asked}: expected one of {', '.join(MEMORY)}; for another give --gpu-memory GB")
         return Machine(found[0], found[2] * 1e9, None, gpu=True, device=found[1], processes=processes)
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()

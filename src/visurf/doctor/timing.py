@@ -22,6 +22,8 @@ from visurf.doctor.work import Precision, Work
 COMPUTED, READ = 0.4, 0.5
 # GB of memory of the devices in `visurf.accounting.DEVICES`, vendor's datasheets.
 MEMORY = {"H200": 141, "H100 PCIe": 80, "H100": 80, "A100-SXM4-80GB": 80, "A100-SXM4-40GB": 40, "L40S": 48}
+MEMORY |= {"A100 80GB PCIe": 80, "A100-PCIE-40GB": 40, "NVIDIA B200": 180, "RTX A6000": 48, "RTX 5090": 32}
+MEMORY |= {"RTX 4090": 24, "RTX 3090": 24}
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class StepTime:
 
 
 def device_named(name: str) -> tuple[str, Device, int] | None:
-    """Name, rates and GB of memory of a device, by any part of its name that CUDA gives."""
-    device = known_device(name)
+    """Name, rates and GB of memory of a device, by any part of its name that CUDA gives, or a word of that, such as 4090."""
+    device = known_device(name) or next((found for part, found in DEVICES.items() if name.upper() in part.upper().split()), None)
     if device is None:
         return None
     full = next(part for part, found in DEVICES.items() if found is device)

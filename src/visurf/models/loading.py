@@ -21,6 +21,7 @@ from visurf.models.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from visurf.models.smolvlm import SMOLVLM
 from visurf.naming import look_up
 from visurf.patches import use_products
+from visurf.sources import check_reachable, model_of, run_of
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, SMOLVLM, LLAVA_ONEVISION)}
 MINI = "mini"
@@ -72,8 +73,10 @@ def check_sharing(family: Family, config: Any) -> None:
 
 
 def resolve(source: str | Path) -> str:
-    """The folder of a model source; `mini` is the embedded default."""
-    return str(Path(__file__).parents[1] / "mini" / "checkpoint") if str(source) == MINI else str(source)
+    """The folder of a model source: `mini` is the embedded default, of a run's folder it is the model in it."""
+    if str(source) == MINI:
+        return str(Path(__file__).parents[1] / "mini" / "checkpoint")
+    return str(source) if run_of(source) is None else model_of(str(source))
 
 
 def load_model(  # noqa: PLR0913 - every argument but the first has a default and is a setting of its own
@@ -91,7 +94,7 @@ def load_model(  # noqa: PLR0913 - every argument but the first has a default an
     """Load a checkpoint from a local folder or by hub name.
 
     Args:
-        source: A folder in the hub's layout, a hub name, or `mini`.
+        source: A folder in the hub's layout, the folder of a run, a hub name, or `mini`.
         dtype: Of the parameters.
         device: Where to put them.
         min_pixels: Overrides the image processor's lower pixel limit.
@@ -103,12 +106,14 @@ def load_model(  # noqa: PLR0913 - every argument but the first has a default an
 
     Raises:
         ValueError: The architecture has no family here, or its attention does not do what the family promises.
+            Or the source can only be a path, and no folder is there.
         OSError: The folder or hub name holds no checkpoint.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
     # A checkpoint is data: code that comes with it is refused, not asked about, and weights are read as safetensors only.
     folder = resolve(source)
+    check_reachable(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     chosen = look_up(family, FAMILIES, "model family") if family else family_of(config.model_type)
     check_sharing(chosen, config)

@@ -26,7 +26,11 @@ def load_image_processor(source: str | Path, min_pixels: int | None, max_pixels:
     """Qwen2-VL's image processor (the class that needs no torchvision), with its pixel limits overridden where given."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    stored = dict(Qwen2VLImageProcessorPil.from_pretrained(str(source)).size)
+    processor = Qwen2VLImageProcessorPil.from_pretrained(str(source))
+    patch = (processor.patch_size * processor.merge_size) ** 2
+    if max_pixels is not None and max_pixels < patch:
+        raise ValueError(f"model.max_pixels: expected {patch} or more, the pixels of one merged patch, got {max_pixels}")
+    stored = dict(processor.size)
     # A checkpoint has its limits in `size`, beside it, in both, or in `size` under their old names. Limits that are given by
     # these names win over all of them, those given as `size` over some.
     limits: dict[str, Any] = {
