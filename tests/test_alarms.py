@@ -165,7 +165,7 @@ def test_a_curve_is_what_its_definition_says():
     assert [np.isnan(v) for v in curve.rewards["form"]] == [True] + 19 * [False]
     assert [np.isnan(v) for v in curve.rewards["late"]] == 19 * [True] + [False]
     assert set(curve.rewarded(20).rewards) == {"accuracy", "total"}
-    squares = [(b - a) ** 2 / 2 / EVERY for a, b in pairwise(v for w in windows for v in w)]
+    squares = [(b - a) ** 2 / 2 / EVERY for w in windows for a, b in pairwise(w)]
     assert curve.noise["accuracy"] == pytest.approx(np.mean(squares) ** 0.5)
     assert curve.error == 0.5 / SAMPLES**0.5
     again = read_curve(whole[EVERY:], "accuracy").rewards["form"]

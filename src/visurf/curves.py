@@ -69,23 +69,30 @@ class _Part:
     count: int = 0
     last: float = math.nan
     differences: float = 0.0
-    neighbours: int = 0
+    between: float = 0.0
+    seams: int = 0
 
     def add(self, value: float) -> None:
         # Neighbours differ by noise, hardly by what is learnt.
-        if not math.isnan(self.last):
-            self.differences, self.neighbours = self.differences + (value - self.last) ** 2 / 2, self.neighbours + 1
+        square = 0.0 if math.isnan(self.last) else (value - self.last) ** 2 / 2
+        if self.count:
+            self.differences += square
+        elif not math.isnan(self.last):
+            self.between, self.seams = self.between + square, self.seams + 1
         self.total, self.count, self.last = self.total + Fraction(value), self.count + 1, value
 
     def close(self) -> None:
         self.means.append(float(self.total / self.count) if self.count else math.nan)
         self.squares += self.differences / max(self.count, 1)
-        self.pairs += self.neighbours
+        self.pairs += max(self.count - 1, 0)
         self.last = self.last if self.count else math.nan
-        self.total, self.count, self.differences, self.neighbours = Fraction(), 0, 0.0, 0
+        self.total, self.count, self.differences = Fraction(), 0, 0.0
 
     def noise(self) -> float:
-        return math.sqrt(self.squares / self.pairs) if self.pairs else 0.0
+        if self.pairs:
+            return math.sqrt(self.squares / self.pairs)
+        # An evaluation at every step: neighbours have one between them.
+        return math.sqrt(self.between / self.seams) if self.seams else 0.0
 
 
 class CurveReader:
