@@ -293,7 +293,7 @@ def test_a_missing_tracker_says_what_to_install(name, capsys, monkeypatch):
 
     monkeypatch.setattr(importlib.import_module("visurf.training"), "train", fail)
     assert main(["train", str(RECIPE), f"trackers={name}"]) == 1
-    assert "pip install 'visurf[report]'" in capsys.readouterr().err
+    assert "pip install -e '.[report]'" in capsys.readouterr().err
 
 
 def test_a_part_of_what_torchrun_sets_is_told_torchrun(monkeypatch):

@@ -52,7 +52,7 @@ def test_without_a_gpu_or_the_library_it_is_refused_before_anything_is_loaded(mo
     with pytest.raises(ValueError, match=r"needs a CUDA device.*quantize: none"):
         preparation.prepare_model(Config(model=ModelConfig(lora=QUANTIZED)), "mini")
     monkeypatch.setattr("visurf.models.quantization.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'visurf\[quantize\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[quantize\]'"):
         check_quantization("8bit", torch.device("cuda"))
     check_quantization("none", torch.device("cpu"))
     monkeypatch.setattr("visurf.models.quantization.find_spec", lambda name: object())

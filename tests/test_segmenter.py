@@ -223,7 +223,7 @@ def test_load_segmenter(checkpoint, monkeypatch):
     assert isinstance(load_segmenter("classical"), GrabCut)
     assert isinstance(load_segmenter(str(checkpoint)), Sam2)
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
-    with pytest.raises(ImportError, match=r"visurf\[segment\]"):
+    with pytest.raises(ImportError, match=r"\.\[segment\]"):
         load_segmenter("classical")
 
 
