@@ -55,6 +55,8 @@ def test_init_checks_the_data_and_writes_a_recipe_that_loads(data, capsys):
     assert "3 samples, 1 of them without an object; images up to 100 x 80" in capsys.readouterr().out
     config = load_config(data.with_suffix(".yaml"))
     assert (config.task.name, config.model.path, config.data.train, config.prompts_per_step) == ("referring", "mini", str(data), 3)
+    # What the embedded model was taught: the question alone, and short answers.
+    assert (config.task.prompt, config.rollout.max_tokens) == ("bare", 64)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_init_chooses_the_task_that_asks_what_the_targets_answer(tmp_path, targe
     Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
     rows = [{"id": i, "image": "a.png", "question": f"question {i}", "target": t} for i, t in enumerate(targets)]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert main(["init", str(tmp_path / "data.jsonl"), "--model", "mini"]) == 0
+    assert main(["init", str(tmp_path / "data.jsonl"), "--model", "some/model"]) == 0
     config = load_config(tmp_path / "data.yaml")
     assert config.task.name == name
     sample = load_data(config.data.train, config.data, TASKS[name]).samples[1]

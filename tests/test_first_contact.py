@@ -70,7 +70,7 @@ def test_init_writes_what_fits_one_gpu_and_all_parameters_only_when_asked(write,
         assert main(["init", "data.jsonl", "--model", model, "--force"]) == 0
         config = load_config("data.yaml")
         assert (config.model.max_pixels, config.model.lora.rank) == (limit, 0 if model == "mini" else 64)
-        assert config.optimizer.lr == (1e-6 if model == "mini" else 1e-5)
+        assert config.optimizer.lr == (1e-4 if model == "mini" else 1e-5)
 
 
 def test_init_takes_settings_for_the_check_of_the_rows_and_for_the_recipe(write, capsys):

@@ -37,6 +37,8 @@ REMARKS = {
 SPARING = {"gradient_checkpointing": True, "max_pixels": 1280 * 28 * 28}
 ADAPTERS = {"freeze_vision": True, "lora": {"rank": 64, "alpha": 128}}
 ADAPTER_RATE, FULL_RATE = 1e-5, 1e-6
+# The embedded model was taught the bare question and short answers, and its rate is a tiny model's (visurf/mini/demo.yaml).
+MINI_RATE, MINI_TOKENS = 1e-4, 64
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,14 @@ def write_recipe(
     count = len(found.samples)
     prompts = int(changes.get("prompts_per_step", min(16, count)))
     out = Path("runs") / path.stem
+    mini = config.model.path == "mini"
     values = {
         "model": asked["model"] | _held(config.model.path, full=full),
         "data": asked["data"],
-        "task": {"name": task.name},
+        "task": {"name": task.name} | ({"prompt": "bare"} if mini and "bare" in task.prompts else {}),
         "paradigm": "visurf",
-        "rollout": {"group_size": 8, "max_tokens": 512},
-        "optimizer": {"lr": FULL_RATE if full or config.model.path == "mini" else ADAPTER_RATE},
+        "rollout": {"group_size": 8, "max_tokens": MINI_TOKENS if mini else 512},
+        "optimizer": {"lr": MINI_RATE if mini else FULL_RATE if full else ADAPTER_RATE},
         "steps": max(20, min(500, 3 * count // prompts)),
         "prompts_per_step": prompts,
         "out": str(out),
