@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
 
+from study_files import study_of, written
 from visurf.config import ConfigError, to_dict
 from visurf.metrics.intervals import paired_bootstrap
 from visurf.studies import collecting
@@ -15,7 +15,7 @@ from visurf.studies.columns import pack, unpack
 from visurf.studies.costs import cost_per_step
 from visurf.studies.grid import choose, run_jobs, start_jobs, tuning_jobs
 from visurf.studies.matching import matched_steps
-from visurf.studies.plan import Matching, base_values, read_study
+from visurf.studies.plan import Matching
 from visurf.studies.statistics import holm, over_seeds_and_prompts, paired
 from visurf.studies.study import plan
 
@@ -32,15 +32,11 @@ TUNING = {"grid": {"optimizer.lr": ["1e-5", "1e-4"]}, "validation": "world:shift
 
 
 def study_file(folder, **changes):
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump({**FILE, **changes}, sort_keys=False))
-    return path
+    return written(folder, FILE, changes)
 
 
 def read(folder, **changes):
-    path = study_file(folder, **changes)
-    study = read_study(path)
-    return study, base_values(study, path.parent)
+    return study_of(study_file(folder, **changes))
 
 
 def test_runs_are_all_combinations_but_those_left_out(tmp_path):

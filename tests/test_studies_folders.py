@@ -7,13 +7,13 @@ import sys
 import pytest
 import yaml
 
+from study_files import study_of, written
 from visurf.cli import main
 from visurf.config import ConfigError
 from visurf.locking import locked
 from visurf.studies import running
 from visurf.studies.collecting import task_of
 from visurf.studies.grid import run_jobs, start_jobs
-from visurf.studies.plan import base_values, read_study
 from visurf.studies.running import Workers, freeze
 from visurf.studies.study import plan
 
@@ -26,15 +26,12 @@ FILE = {
 
 
 def study_file(folder, **changes):
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump({**FILE, **changes}, sort_keys=False))
-    return path
+    return written(folder, FILE, changes)
 
 
 def jobs_of(folder, **changes):
-    path = study_file(folder, **changes)
-    study = read_study(path)
-    runs = run_jobs(study, base_values(study, path.parent), {}, {})
+    study, base = study_of(study_file(folder, **changes))
+    runs = run_jobs(study, base, {}, {})
     return [*start_jobs(study, runs), *runs]
 
 

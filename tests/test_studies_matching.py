@@ -3,15 +3,15 @@
 import json
 
 import pytest
-import yaml
 
+from study_files import study_of, written
 from visurf.config import Config, ConfigError
 from visurf.stages import stages
 from visurf.studies import study as studies
 from visurf.studies.costs import run_costs
 from visurf.studies.grid import run_jobs, tuning_jobs
 from visurf.studies.matching import keep_steps, matched_steps
-from visurf.studies.plan import Matching, base_values, read_study
+from visurf.studies.plan import Matching
 from visurf.studies.running import Workers, freeze
 from visurf.studies.study import plan, run_study
 
@@ -26,15 +26,11 @@ STAGES = [{"paradigm": "sft", "steps": 100, "override": {"inner_steps": 3}}, {"p
 
 
 def study_file(folder, **changes):
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump({**FILE, **changes}, sort_keys=False))
-    return path
+    return written(folder, FILE, changes)
 
 
 def read(folder, **changes):
-    path = study_file(folder, **changes)
-    study = read_study(path)
-    return study, base_values(study, path.parent)
+    return study_of(study_file(folder, **changes))
 
 
 def pretend(monkeypatch, flops, score=lambda job: 0.5):
