@@ -9,7 +9,7 @@ from torch import nn
 
 from visurf import parallel
 
-# A model above so many parameters is not trained on a processor.
+# A model above so many parameters is not trained on a CPU.
 MOST_ON_CPU = 1_000_000_000
 
 
