@@ -17,7 +17,8 @@ INTRODUCTION = """\
 What `visurf bench` measured: workloads of fixed sizes, random weights, all sides in turn in one process. `naive` is padded rows and
 transformers' `generate`, `trl` is GRPOTrainer of TRL 1.16.0; both do the same step with the same completions, and their losses are
 checked against visurf's. What is compared, how lengths are kept equal, and why the ratio to TRL is overstated on a CPU:
-[bench/README.md](../../bench/README.md). Ratios are medians of ratios taken round by round, with their range.
+[bench/README.md](../../bench/README.md). Ratios are medians of ratios taken round by round, with their range; those of user time
+leave out what the system does for the process, which is mostly to zero memory that was given back and is taken anew.
 
 This page is written by `python bench/write_page.py` from the JSON files in [bench/results](../../bench/results).
 """
@@ -28,9 +29,11 @@ def span(value: Mapping[str, float], form: str = "{:.2f}") -> str:
     return f"{form.format(value['median'])} ({form.format(value['min'])}-{form.format(value['max'])})"
 
 
-def time_row(row: Mapping[str, Any]) -> str:
+def time_row(row: Mapping[str, Any], *, cuda: bool) -> str:
     """One line of a table of times."""
     ratio = span(row["speedup"]) if "speedup" in row else ""
+    # On a GPU it only says how busy the host was.
+    by_user = span(row["user_speedup"]) if "user_speedup" in row and not cuda else ""
     extra = []
     if row.get("mfu") is not None:
         extra.append(f"MFU {row['mfu']:.1%}")
@@ -38,7 +41,8 @@ def time_row(row: Mapping[str, Any]) -> str:
         extra.append(f"floor {row['floor_seconds']:.3f} s")
     if row.get("skipped"):
         extra.append(f"{row['skipped']:.0%} of the sequences left out")
-    cells = [row["what"], row["side"], span(row["seconds"], "{:.3f}"), f"{row['tokens_per_second']:,.0f}", ratio, ", ".join(extra)]
+    rate = f"{row['tokens_per_second']:,.0f}"
+    cells = [row["what"], row["side"], span(row["seconds"], "{:.3f}"), rate, ratio, by_user, ", ".join(extra)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -50,15 +54,16 @@ def memory_row(row: Mapping[str, Any]) -> str:
 
 def section(found: Mapping[str, Any]) -> list[str]:
     """The tables of one JSON file."""
-    about = found["workload"]
+    about, here, versions = found["workload"], found["machine"], found["versions"]
     sizes = f"{about['padded_tokens']:,} padded tokens, {about['unique_tokens']:,} unique; prompts of {about['prompt_tokens']}, "
     sizes += f"completions of {about['completion_tokens']} tokens."
     lines = [sizes, "", "```console", f"$ {found['command']}", "```", ""]
     if "mib" in found["rows"][0]:
         lines += ["| | side | MiB | ratio |", "|---|---|---|---|", *(memory_row(r) for r in found["rows"])]
     else:
-        lines += ["| | side | seconds | tokens/s | ratio | |", "|---|---|---|---|---|---|", *(time_row(r) for r in found["rows"])]
-    here, versions = found["machine"], found["versions"]
+        heads = ["", "side", "seconds", "tokens/s", "ratio", "of user time", ""]
+        lines += [f"| {' | '.join(heads)} |".replace("  ", " "), "|---" * len(heads) + "|"]
+        lines += [time_row(row, cuda="CUDA" in here["device"] or "NVIDIA" in here["device"]) for row in found["rows"]]
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "visurf")
     notes = [
         *found["notes"],

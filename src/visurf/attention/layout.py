@@ -75,6 +75,12 @@ class PackedLayout:
             parts += [torch.full((count,), m) for m, (_, count) in enumerate(members, 1)]
         return torch.cat(parts).to(self.device)
 
+    @cached_property
+    def read_at(self) -> Tensor:
+        """(R,) positions whose final hidden state is read: each prompt's last token and all tokens of completions, in order."""
+        spans = [s for (at, n), members in zip(self.prompts, self.completions, strict=True) for s in ((at + n - 1, 1), *members)]
+        return torch.cat([torch.arange(at, at + n) for at, n in spans]).to(self.device)
+
     def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, kernel: str) -> Tensor:
         """See `Layout.attend`; the batch is one row."""
         if query.shape[0] != 1 or query.shape[2] != self.length:

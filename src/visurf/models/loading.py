@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from visurf import attention
+from visurf.attention.unread import skip_unread
 from visurf.linear import use_onednn
 from visurf.models.family import Family, VisionLanguageModel
 from visurf.models.internvl import INTERNVL
@@ -143,6 +144,7 @@ def use_shared_attention(network: Any, family: Family, kernel: str = "auto") -> 
     """Make a network attend as its family asks; `kernel` as in `load_model`."""
     name = attention.register(kernel)
     if not family.unshared:
+        skip_unread(network)
         network.set_attn_implementation({"": name, "text_config": name, "vision_config": "sdpa"})
     if family.vision_attention:
         # Set by hand: transformers would look a name with "flash" in it up among installed kernels.

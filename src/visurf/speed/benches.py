@@ -204,7 +204,7 @@ class Bench:
         report.add_times("prompts and first token", first, sum(lengths), **self._floor(prompts, None))
         decode = Series(
             [w - f for w, f in zip(series["visurf"].wall, first["visurf"].wall, strict=False)],
-            [w - f for w, f in zip(series["visurf"].cpu, first["visurf"].cpu, strict=False)],
+            [w - f for w, f in zip(series["visurf"].user, first["visurf"].user, strict=False)],
         )
         report.add_times("the tokens after it", {"visurf": decode}, self.workload.sampled, **self._floor(prompts, lengths))
         return report

@@ -53,12 +53,12 @@ class Report:
         for name, found in series.items():
             seconds = summary(found.wall)
             row: dict[str, Any] = {"what": what, "side": name, "seconds": seconds, "repeats": len(found.wall)}
-            row |= {"tokens": tokens, "tokens_per_second": tokens / seconds["median"], "cpu_seconds": summary(found.cpu)}
+            row |= {"tokens": tokens, "tokens_per_second": tokens / seconds["median"], "user_seconds": summary(found.user)}
             if name == "visurf":
                 row |= more
             else:
                 row["speedup"] = summary(ratios(found.wall, mine.wall))
-                row["cpu_speedup"] = summary(ratios(found.cpu, mine.cpu))
+                row["user_speedup"] = summary(ratios(found.user, mine.user))
                 ratio = row["speedup"]["median"]
             self.rows.append(row)
         return ratio
@@ -87,7 +87,7 @@ class Report:
         lines = [
             f"{self.model}: {about}",
             "",
-            f"{'':<48} {'median':>12} {'range':>21} {'rate':>14} {'ratio':>18} {'processor time':>18}",
+            f"{'':<48} {'median':>12} {'range':>21} {'rate':>14} {'ratio':>18} {'of user time':>18}",
         ]
         lines += [_line(row) for row in self.rows]
         lines += ["", *(f"- {note}" for note in self.notes)]
@@ -105,7 +105,7 @@ def _line(row: Mapping[str, Any]) -> str:
     span = f"{seconds['min']:.3f} to {seconds['max']:.3f} s"
     rate = f"{row['tokens_per_second']:,.0f} tok/s"
     line = f"{name:<48} {seconds['median']:>10.3f} s {span:>21} {rate:>14} {_ratio(row.get('speedup')):>18}"
-    line += f" {_ratio(row.get('cpu_speedup')):>18}"
+    line += f" {_ratio(row.get('user_speedup')):>18}"
     if row.get("mfu") is not None:
         line += f"  MFU {row['mfu']:.1%}"
     if row.get("floor_seconds"):
