@@ -69,7 +69,7 @@ release-check: install
 # the steps and fewer questions, about 10 minutes, good for directions only.
 # Bases of other sizes and of another architecture, trained from the first where they are not there.
 BASES := one_layer:--layers,1,--steps,1800 two_layers:--layers,2,--steps,1200 qwen2_vl:--older,--steps,1200
-STUDIES := studies/table1/*.yaml studies/equal_compute/*.yaml studies/table2/*.yaml studies/abandoned/*.yaml studies/ablation/*.yaml studies/stages/*.yaml studies/rivals/*.yaml studies/visual_rft/*.yaml studies/reassessing/*.yaml studies/alarms/*.yaml
+STUDIES := studies/table1/*.yaml studies/equal_compute/*.yaml studies/equal_updates/*.yaml studies/table2/*.yaml studies/abandoned/*.yaml studies/ablation/*.yaml studies/stages/*.yaml studies/rivals/*.yaml studies/visual_rft/*.yaml studies/reassessing/*.yaml studies/alarms/*.yaml
 reproduce: install
 ifdef QUICK
 	OMP_NUM_THREADS=1 $(BIN)/python studies/run.py studies/table1/*.yaml studies/ablation/nonobject.yaml --quick --out runs/papers-quick --results runs/papers-quick/results
