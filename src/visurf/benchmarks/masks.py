@@ -110,7 +110,7 @@ class ImageMask:
             DataError: Missing, unreadable, or without any pixel of the object: that is a broken copy, not "no object".
         """
         try:
-            stored = stored_values(ImageRef(self.path))
+            stored = stored_values(ImageRef(self.path), coded=self.values is not None)
         except DataError as error:
             raise DataError(f"{self.path}: cannot be read as a mask ({error})") from error
         mask = np.zeros(stored.shape, dtype=np.uint8)
