@@ -205,6 +205,50 @@ def test_real_iad_empty_mask_is_an_error_and_no_normal_picture(tmp_path):
     assert TASKS["anomaly"].judge(normal, Objects())["anomalous"] == 0.0
 
 
+def empty_real_iad(root):
+    """Two pictures with a defect, of which the first has lost its mask, and two without."""
+    write_real_iad(root)
+    data = json.loads((root / "realiad_jsons/audiojack.json").read_text())
+    other = data["test"][1] | {"image_path": "NG/BX/S0011/audiojack_0011_NG_BX_C1_2023.jpg"}
+    picture(root / "realiad_1024/audiojack" / other["image_path"])
+    dump(root / "realiad_jsons/audiojack.json", data | {"test": [*data["test"], other | {"mask_path": "mask.png"}]})
+    mask_file(next(root.glob("realiad_1024/**/*.png")), box=None)
+    mask_file(root / "realiad_1024/audiojack/mask.png", box=(8, 8, 16, 16))
+    return root
+
+
+def test_real_iad_with_an_empty_mask_is_judged_without_it(tmp_path):
+    empty_real_iad(tmp_path)
+    normal, lost, hidden, defect = load(tmp_path, "real_iad", "test")
+    rows = [{"id": s.id, "completion": "<think>a</think><answer>[]</answer>"} for s in (normal, lost, hidden)]
+    rows.append({"id": defect.id, "completion": '<answer>[{"bbox_2d": [8, 8, 16, 16], "point_2d": [9, 9]}]</answer>'})
+    found = evaluate_predictions("real_iad", tmp_path, "test", rows, resamples=5)
+    assert [r["id"] for r in found.records] == [normal.id, hidden.id, defect.id]
+    assert found.notes["masks"] == f"left out, the mask is empty: 1 ({lost.id})"
+    assert found.unknown == ()
+    assert found.values()["giou"] == found.values()["roc_auc"] == 1.0
+    (tmp_path / "realiad_1024/audiojack/mask.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=rf"sample {defect.id}: .*mask\.png: cannot be read as a mask"):
+        evaluate_predictions("real_iad", tmp_path, "test", rows, resamples=5)
+
+
+def test_no_score_of_yes_and_no_needs_a_mask(tmp_path):
+    samples = load(empty_real_iad(tmp_path), "real_iad_yes_no", "test")
+    rows = [{"id": s.id, "completion": f"<think>a</think><answer>{s.target.text}</answer>"} for s in samples]
+    found = evaluate_predictions("real_iad_yes_no", tmp_path, "test", rows, resamples=5)
+    assert len(found.records) == 4
+    assert "masks" not in found.notes
+    assert found.values()["accuracy"] == 1.0
+
+
+def test_masks_that_are_all_empty_are_an_error(tmp_path):
+    write_isic(tmp_path)
+    for name in tmp_path.glob("ISIC2018_Task1_*/*.png"):
+        mask_file(name, box=None)
+    with pytest.raises(DataError, match=r"no sample can be compared; left out, the mask is empty: 2 \(ISIC_0000000, ISIC_"):
+        evaluate_predictions("isic2018", tmp_path, "test", [{"id": "ISIC_0000000", "completion": "x"}])
+
+
 def test_anomalous_is_what_the_data_set_says():
     for said, target in ((True, Objects()), (False, Objects(((0, 0, 4, 4),)))):
         sample = Sample("a", (ImageRef(Image.new("RGB", (8, 8))),), "?", target, meta={"anomalous": said})

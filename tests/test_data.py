@@ -296,10 +296,13 @@ def mask_pictures():
     """A 20 x 20 object at (10, 20) in every way a picture of 100 x 80 can say so."""
     index = np.zeros((80, 100), np.uint8)
     index[20:40, 10:30] = 1
-    for name, colours in (("light background", [250, 250, 250, 0, 0, 0]), ("black palette", [0] * 6)):
+    for name, colours in (("light background", [250, 250, 250, 200, 0, 0]), ("black palette", [0] * 6)):
         palette = Image.frombytes("P", (100, 80), index.tobytes())
         palette.putpalette(colours)
         yield name, palette
+    black_and_white = Image.fromarray(index * 255).convert("RGB")
+    yield "black second", black_and_white.quantize(2)
+    yield "adaptive palette", black_and_white.convert("P", palette=Image.Palette.ADAPTIVE, colors=2)
     yield "zeros and ones", Image.fromarray(index)
     yield "bits", Image.fromarray(index * 255).convert("1")
     yield "cut-out", Image.merge("RGBA", [Image.new("L", (100, 80), 200)] * 3 + [Image.fromarray(index * 255)])
@@ -318,6 +321,29 @@ def test_what_a_mask_picture_says(folder, name, picture):
     assert sample.target.boxes == ((10.0, 20.0, 30.0, 40.0),)
     mask = ImageMask(folder / "mask.png").load()
     assert mask.sum() == mask[20:40, 10:30].sum() == 400
+
+
+def test_pillow_puts_white_first_and_black_is_still_the_background(folder):
+    mask = np.zeros((80, 100), np.uint8)
+    mask[20:40, 10:30] = 255
+    picture = Image.fromarray(mask).convert("RGB").quantize(2)
+    assert picture.getpalette()[:6] == [255, 255, 255, 0, 0, 0]
+    picture.save(folder / "mask.png")
+    Image.fromarray(mask).convert("RGB").save(folder / "mask.gif")
+    for name in ("mask.png", "mask.gif"):
+        assert ImageMask(folder / name, threshold=127).load().sum() == 400
+        (sample,) = load(folder, row(target={"masks": [name]})).samples
+        assert sample.target.boxes == ((10.0, 20.0, 30.0, 40.0),)
+    # A trimap's numbers are codes; the object has number 0 here, the rest 1.
+    coded = ImageMask(folder / "mask.png", values=((0, 1), (1, 255))).load()
+    assert (coded == 1).sum() == 400
+
+
+def test_an_object_over_the_whole_picture_has_an_index_in_a_black_palette(folder):
+    whole = Image.new("P", (100, 80), 1)
+    whole.putpalette([0] * 6)
+    whole.save(folder / "mask.png")
+    assert ImageMask(folder / "mask.png").load().all()
 
 
 def test_a_response_is_kept(folder):

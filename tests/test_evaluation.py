@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmark_miniatures import dump, mask_file, picture
+from test_benchmarks_tasks import empty_real_iad
 from tiny import make_prompt
 from tiny import picture as noise
 from visurf.config import Config, ModelConfig, RolloutConfig
@@ -106,6 +107,21 @@ def test_a_benchmark_gives_one_record_per_sample(config, tmp_path):
     assert json.loads((tmp_path / "out/summary.json").read_text())["benchmark"] == "isic2018"
     limited = evaluate_benchmark(config, "isic2018", tmp_path / "data", "test", limit=1, resamples=20)
     assert limited.notes["limit"] == "the first 1 of 2 samples"
+
+
+def test_an_empty_mask_is_found_before_a_model_answers(config, tmp_path):
+    empty_real_iad(tmp_path / "data")
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, prompt="bare"))
+    seen = []
+    found = evaluate_benchmark(
+        config, "real_iad", tmp_path / "data", "test", out=tmp_path / "out", progress=lambda *a: seen.append(a), resamples=20
+    )
+    assert seen[-1] == (3, 3)
+    assert found.notes["masks"].startswith("left out, the mask is empty: 1 ")
+    found = evaluate_benchmark(config, "real_iad_yes_no", tmp_path / "data", "test", out=tmp_path / "other", resamples=20)
+    shown = [json.loads(line) for line in (tmp_path / "other/records.jsonl").read_text().splitlines()]
+    assert [bool(r["pictures"]) for r in shown] == [True] * 4
+    assert ["target_masks" in r for r in shown] == [False, False, False, True]
 
 
 def test_records_are_written_before_anything_is_computed_of_them(config, tmp_path, monkeypatch):

@@ -7,13 +7,14 @@ import pytest
 from PIL import Image
 
 from report_runs import HOSTILE, absent, boxes, group, present, scorer, write_run
+from visurf.benchmarks.masks import ImageMask
 from visurf.config import RecordingConfig
 from visurf.control import Controls
 from visurf.group_rows import group_row
 from visurf.provenance import command_line
 from visurf.recording import Recorder
 from visurf.small_pictures import PictureStore, illustrate, is_stored_name, mask_runs, small_picture, target_masks
-from visurf.types import ImageRef, Masks, Sample
+from visurf.types import ImageRef, Masks, Sample, Text
 
 
 def rows_of(folder):
@@ -83,6 +84,13 @@ def test_masks_survive_their_run_lengths():
     assert small[:64].all()
     assert not small[64:].any()
     assert len(target_masks(Sample("1", (), "q", Masks((mask,))))) == 1
+
+
+def test_a_mask_that_cannot_be_used_is_not_shown(tmp_path):
+    Image.new("L", (8, 6)).save(tmp_path / "m.png")
+    for mask in (ImageMask(tmp_path / "m.png"), ImageMask(tmp_path / "none.png")):
+        assert target_masks(Sample("1", (), "q", Masks((mask,)))) == []
+        assert target_masks(Sample("1", (), "q", Text("yes"), meta={"mask": mask})) == []
 
 
 def test_a_store_keeps_to_its_limit(tmp_path):

@@ -14,7 +14,8 @@ from visurf.mask_reward import mask_part, true_mask
 from visurf.mini import world
 from visurf.sam2 import Sam2
 from visurf.segmenter import AT_ONCE, GrabCut, load_segmenter, union_mask, usable_prompts
-from visurf.types import Completion, DataError, ImageRef, Masks, Objects, ParseError, Points, Sample
+from visurf.tasks import TASKS, with_segmenter
+from visurf.types import Completion, DataError, Detections, ImageRef, Masks, Objects, ParseError, Points, Sample
 
 SIZE = (80, 60)
 
@@ -274,7 +275,6 @@ def test_the_mask_reward_of_nothing_and_without_a_truth():
 def test_a_recipe_adds_the_mask_reward():
     pytest.importorskip("cv2")
     from visurf.config import Config, RewardConfig
-    from visurf.tasks import TASKS
     from visurf.training import make_scorer
 
     scorer = make_scorer(Config(reward=RewardConfig(segmenter="classical")), TASKS["referring"])
@@ -311,3 +311,20 @@ def test_no_number_of_boxes_fills_the_memory():
     assert not union(sample(Masks((mask,))), Objects(hundreds)).any()
     assert not union(sample(Masks((mask,))), Objects()).any()
     assert len(segmenter.asked) == 2
+
+
+def test_a_right_answer_of_many_boxes_is_drawn():
+    """The limit is one of what a model makes up, not of what is true."""
+    boxes = tuple((x, y, x + 1.0, y + 1.0) for x in map(float, range(20)) for y in map(float, range(8)))
+    assert len(boxes) > 120
+    mask = np.zeros((10, 20), np.uint8)
+    mask[:8] = 1
+    part, made_up = mask_part(Boxes()), boxes * 3
+    for truth in (sample(Objects(boxes), mask=mask), sample(Detections(boxes, (1.0,) * len(boxes)), mask=mask)):
+        assert part.batch([said(Objects(boxes)), said(Objects(boxes * 2)), said(Objects(made_up))], truth) == [1.0, 1.0, 0.0]
+    truth = sample(Objects(boxes), mask=mask)
+    segmented = with_segmenter(TASKS["referring"], union_mask(Boxes()))
+    assert segmented.judge(truth, truth.target)["giou"] == 1.0
+    assert segmented.judge(truth, Objects(made_up))["giou"] == 0.0
+    parts = tuple(np.eye(1, 200, k, dtype=np.uint8).reshape(10, 20) for k in range(160))
+    assert union_mask(Boxes())(sample(Masks(parts)), Objects(boxes)).sum() == 160

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from visurf.benchmarks.masks import EmptyMask
+from visurf.benchmarks.rows import RowReport
 from visurf.config import ConfigError
 from visurf.metrics.detection import CONFIDENCE_SOURCES
 from visurf.metrics.segmentation import SEGMENTATION_CONVENTIONS
 from visurf.naming import suggestion
-from visurf.tasks.segmentation import compares_masks
+from visurf.tasks.segmentation import compares_masks, true_mask
 from visurf.tasks.task import Task
 from visurf.types import DataError, Objects, Sample
 
@@ -67,3 +69,33 @@ def check_true_masks(samples: Sequence[Sample], source: str) -> None:
                 "names only boxes and points are kept); leave the segmenter out, or evaluate a data set that brings its masks: "
                 "--benchmark NAME --data PATH, or benchmark:NAME?root=FOLDER&split=SPLIT as DATA"
             )
+
+
+def comparable(samples: Sequence[Sample], task: Task) -> tuple[list[Sample], dict[str, str]]:
+    """Samples without those whose mask file is empty, and what was left out in words; all where the task compares no masks.
+
+    By a mask that has lost its object no answer can be told right or wrong. Copies of data sets in a lower resolution hold some.
+
+    Args:
+        samples: Of a data set; their masks are decoded, one at a time.
+        task: Theirs.
+
+    Raises:
+        DataError: Names the sample whose mask cannot be read; or every mask is empty.
+    """
+    if not compares_masks(task):
+        return list(samples), {}
+    kept, report = [], RowReport()
+    for sample in samples:
+        try:
+            true_mask(sample)
+        except EmptyMask:
+            report.leave_out(sample.id, "the mask is empty")
+        except DataError as error:
+            raise DataError(f"sample {sample.id}: {error}") from error
+        else:
+            kept.append(sample)
+    left_out = report.summary()
+    if left_out and not kept:
+        raise DataError(f"no sample can be compared; {left_out}")
+    return kept, {"masks": left_out} if left_out else {}

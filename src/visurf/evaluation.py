@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from visurf.benchmarks import get_benchmark
-from visurf.eligibility import check_choices
+from visurf.eligibility import check_choices, comparable
 from visurf.judging import (
     Evaluation,
     Record,
@@ -232,6 +232,8 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         samples = samples[:limit]
     chosen = task_for(benchmark, samples, task)
     check_choices(chosen, confidence=confidence, convention=convention, exist_check=exist_check)
+    samples, left_out = comparable(samples, chosen)
+    notes |= left_out
     if segment is not None:
         chosen = with_segmenter(chosen, segment)
     if config.threads:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from visurf.rewards.shaping import mask_iou
-from visurf.segmenter import MAX_BOXES, Segmenter, draw, prompts_of
+from visurf.segmenter import Segmenter, draw, prompts_of
 from visurf.tasks.task import Part
 from visurf.types import Completion, Detections, Masks, Objects, Sample
 
@@ -20,24 +20,23 @@ def mask_part(segmenter: Segmenter) -> Part:
     """A part that pays the IoU of the union of a completion's masks with the true mask, 0 to 1.
 
     The picture is segmented once for all completions of a sample, equal prompts once. An answer that cannot be read, or holds no
-    boxes at all, earns 0, and so does one of more than `MAX_BOXES`; "no object" earns 1
-    where the true mask is empty and 0 elsewhere. Abstains on a sample without a true mask (`true_mask`).
+    boxes at all, earns 0, and so does one of more than `visurf.segmenter.most_boxes`; "no object" earns 1 where the true mask is
+    empty and 0 elsewhere. Abstains on a sample without a true mask (`true_mask`).
     """
 
     def batch(completions: Sequence[Completion], sample: Sample) -> list[float | None]:
         truth = true_mask(sample)
         if truth is None:
             return [None] * len(completions)
-        answers = [c.answer if isinstance(c.answer, Objects | Detections) else None for c in completions]
-        answers = [None if answer is None or len(answer.boxes) > MAX_BOXES else answer for answer in answers]
-        asked = [frozenset(prompts_of(answer)) for answer in answers]
-        unions = [np.zeros(truth.shape, bool) for _ in answers]
-        for prompt, mask in draw(segmenter, sample.images[0], (prompt for answer in answers for prompt in prompts_of(answer))):
+        answers = [c.answer for c in completions]
+        asked = [prompts_of(answer, sample) if isinstance(answer, Objects | Detections) else None for answer in answers]
+        unions = [(frozenset(prompts or ()), np.zeros(truth.shape, bool)) for prompts in asked]
+        for prompt, mask in draw(segmenter, sample.images[0], (prompt for prompts in asked for prompt in prompts or ())):
             inside = mask != 0
-            for union, prompts in zip(unions, asked, strict=True):
-                if prompt in prompts:
+            for wanted, union in unions:
+                if prompt in wanted:
                     union |= inside
-        return [0.0 if a is None else mask_iou(union, truth) for a, union in zip(answers, unions, strict=True)]
+        return [0.0 if p is None else mask_iou(union, truth) for p, (_, union) in zip(asked, unions, strict=True)]
 
     return Part(lambda completion, sample: batch([completion], sample)[0], 1.0, "accuracy", batch)
 

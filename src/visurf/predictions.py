@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from visurf.benchmarks import get_benchmark
-from visurf.eligibility import check_choices
+from visurf.eligibility import check_choices, comparable
 from visurf.geometry import Frame
 from visurf.judging import Evaluation, Record, choose_pairs, conclude, judge, load_samples, task_for, unasked
 from visurf.metrics.detection import ConfidenceSource
@@ -88,11 +88,12 @@ def evaluate_predictions(  # noqa: PLR0913 - every argument but the first four h
         unknown: list[str] = []
     else:
         by_id = _by_id(rows, kind)
-        missing = [s.id for s in samples if s.id in asked and s.id not in by_id]
         unknown = sorted(set(by_id) - {s.id for s in samples})
         if rows and len(unknown) == len(by_id):
             raise DataError(f"no prediction belongs to a sample: ids such as {unknown[0]!r}, expected such as {samples[0].id!r}")
-        notes |= {"frame": frame} if kind == "completions" else {}
+        samples, left_out = comparable(samples, chosen)
+        missing = [s.id for s in samples if s.id in asked and s.id not in by_id]
+        notes |= left_out | ({"frame": frame} if kind == "completions" else {})
         read = {s.id: _read(by_id.get(s.id), s, chosen, kind, frame) for s in samples if s.id in asked}
     found = [_record(s, read[s.id], chosen) if s.id in asked else unasked(s, chosen) for s in samples]
     return conclude(

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from visurf.types import Box, Detections, ImageRef, Objects, Point, Sample, Size
+from visurf.types import Box, Detections, ImageRef, Masks, Objects, Point, Sample, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Masks of one picture that are drawn, and held, together.
 AT_ONCE = 16
-# Of an answer, as many as `visurf.rewards.visionreasoner` counts; more would take minutes.
+# Of an answer about a picture with few objects, as many as `visurf.rewards.visionreasoner` counts; more would take minutes.
 MAX_BOXES = 120
 
 
@@ -162,10 +162,19 @@ class GrabCut:
         return kept if kept.sum() >= self.least * inside.sum() else None
 
 
-def prompts_of(answer: Objects | Detections | None) -> list[tuple[Box, Point | None]]:
-    """An answer's boxes, each with its point or None; none of an answer of more than `MAX_BOXES`, which is no answer."""
-    if answer is None or len(answer.boxes) > MAX_BOXES:
-        return []
+def most_boxes(sample: Sample) -> int:
+    """How many boxes of an answer are drawn: `MAX_BOXES`, or twice as many as are true where that is more."""
+    target = sample.target
+    true: Sequence[object] = target.masks if isinstance(target, Masks) else ()
+    if isinstance(target, Objects | Detections):
+        true = target.boxes
+    return max(MAX_BOXES, 2 * len(true))
+
+
+def prompts_of(answer: Objects | Detections, sample: Sample) -> list[tuple[Box, Point | None]] | None:
+    """An answer's boxes, each with its point or None; None of an answer of more than `most_boxes`, which is no answer."""
+    if len(answer.boxes) > most_boxes(sample):
+        return None
     points: Sequence[Point | None] = [None] * len(answer.boxes)
     if isinstance(answer, Objects) and answer.points is not None:
         points = answer.points
@@ -185,12 +194,12 @@ def draw(
 def union_mask(segmenter: Segmenter) -> Callable[[Sample, Objects], NDArray[np.uint8]]:
     """(sample, answered objects) -> one mask of all that was answered, as `visurf.tasks.with_segmenter` takes it.
 
-    An answer of more than `MAX_BOXES` boxes covers nothing.
+    An answer of more than `most_boxes` covers nothing.
     """
 
     def segment(sample: Sample, answer: Objects) -> NDArray[np.uint8]:
         union = np.zeros(sample.size[::-1], np.uint8)
-        for _, mask in draw(segmenter, sample.images[0], prompts_of(answer)):
+        for _, mask in draw(segmenter, sample.images[0], prompts_of(answer, sample) or ()):
             np.maximum(union, mask, out=union)
         return union
 

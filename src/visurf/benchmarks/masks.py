@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 IGNORED = 255
 
 
+class EmptyMask(DataError):
+    """A mask file that holds no pixel of its object: a broken copy, and not "no object"."""
+
+
 def _as_array(mask: LazyMask, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
     return np.array(mask.load(), dtype=dtype)
 
@@ -107,10 +111,11 @@ class ImageMask:
         """Decode.
 
         Raises:
-            DataError: Missing, unreadable, or without any pixel of the object: that is a broken copy, not "no object".
+            EmptyMask: It holds no pixel of the object.
+            DataError: It is missing or unreadable.
         """
         try:
-            stored = stored_values(ImageRef(self.path))
+            stored = stored_values(ImageRef(self.path), coded=self.values is not None)
         except DataError as error:
             raise DataError(f"{self.path}: cannot be read as a mask ({error})") from error
         mask = np.zeros(stored.shape, dtype=np.uint8)
@@ -121,7 +126,7 @@ class ImageMask:
                 mask[stored == value] = meaning
         if not (mask == 1).any():
             above = f"; its largest value is {stored.max()}, expected more than {self.threshold}" if self.values is None else ""
-            raise DataError(f"{self.path}: this mask is empty{above}")
+            raise EmptyMask(f"{self.path}: this mask is empty{above}")
         return mask if self.image is None or mask.shape[::-1] == self.image.size else _resampled(mask, self.image.size)
 
 
