@@ -123,6 +123,15 @@ def test_yolo_names(tmp_path):
             read_yolo_names(tmp_path / "data.yaml")
 
 
+@pytest.mark.parametrize("names", ["['', b]", "[' ', b]", "{0: null, 1: b}", "[no, b]", "[[a], b]", "[{a: 1}, b]"])
+def test_yolo_classes_without_a_name_are_refused(names, tmp_path):
+    (tmp_path / "data.yaml").write_text(f"names: {names}\n")
+    with pytest.raises(DataError, match=r"data\.yaml, field 'names': expected a name of class 0, got"):
+        read_yolo_names(tmp_path / "data.yaml")
+    (tmp_path / "data.yaml").write_text("names: ['no', 7, 1.5]\n")
+    assert read_yolo_names(tmp_path / "data.yaml") == ["no", "7", "1.5"]
+
+
 def test_yolo_names_of_a_text_file_keep_their_numbers(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_text("cat\r\ndog\r\n\r\n\n")
@@ -137,6 +146,42 @@ def test_yolo_poses_are_refused(tmp_path):
     (tmp_path / "data.yaml").write_text("names: [person]\nkpt_shape: [4, 2]\n")
     with pytest.raises(DataError, match=r"data\.yaml, field 'kpt_shape': these labels are poses"):
         read_yolo_names(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 .5 .5 .4 .6 .4 .3 2 .6 .4 1",
+        "0 .5 .5 .4 .6 .4 .3 2 0 0 0",
+        "0 .5 .5 .4 .6 0 0 0 0 0 0",
+        "0 .5 .5 .4 .6 .4 .3 2",
+    ],
+)
+def test_yolo_poses_without_a_data_yaml_are_told_by_their_visibilities(line, tmp_path):
+    with pytest.raises(DataError, match=r"a\.txt: line 1: these labels are poses; expected boxes or polygons"):
+        yolo_boxes(tmp_path, line)
+
+
+@pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        # At two edges of the picture, so that what would be visibilities are 0 or 1.
+        ("0 .2 .6 .3 .7 .35 .9 0 .8 .1 1", [0, 60, 35, 100]),
+        ("0 .3 .2 .2 .3 .1 .35 0 .3 .1 0", [0, 0, 30, 35]),
+        ("0 0 0 .5 0 .5 1 0 1 0 0", [0, 0, 50, 100]),
+        ("0 .4 .4 .2 .2 .5 .5 .5 .4 .4 .5", [20, 20, 50, 50]),
+    ],
+)
+def test_yolo_polygons_are_no_poses(line, box, tmp_path):
+    assert yolo_boxes(tmp_path, line) == [pytest.approx(box)]
+
+
+def yolo_boxes(root, line):
+    picture(root / "images/a.jpg", size=(100, 100))
+    (root / "labels").mkdir()
+    (root / "labels/a.txt").write_text(line)
+    (row,) = from_yolo(root / "images", root / "labels", ["x"])
+    return row["target"]["boxes"]
 
 
 def test_a_csv_field_that_is_too_long_is_a_data_error(tmp_path):

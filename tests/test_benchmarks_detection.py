@@ -298,20 +298,41 @@ def test_trap_published_exist_map_chooses_what_the_baseline_claimed():
     assert any(s.target.boxes for s in chosen.unasked)  # the baseline missed some: its AP is not the standard one
 
 
-@pytest.mark.parametrize(("size", "turned"), [((32, 24), False), ((64, 48), True)])
-def test_trap_a_picture_of_another_size_than_its_annotations_say_is_a_bad_row(size, turned, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "turned", "why"),
+    [
+        ((32, 24), False, ""),
+        ((64, 48), True, "; its EXIF data turn it, the annotations seem to be for the picture as stored"),
+        ((48, 64), False, "; are width and height exchanged?"),
+        ((24, 32), True, ""),
+    ],
+)
+def test_trap_a_picture_of_another_size_than_its_annotations_say_is_a_bad_row(size, turned, why, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6 if turned else 1
     dump(tmp_path / "annotations/instances_val2017.json", coco_data())
     picture(tmp_path / "val2017/000000000042.jpg", size=size, exif=exif.tobytes())
     picture(tmp_path / "val2017/000000000043.jpg")
-    shown = "48 x 64" if turned else "32 x 24"
+    shown = "48 x 64" if 64 in size else "32 x 24"
     with pytest.raises(DataError, match=rf"image 42, .*000000000042\.jpg, {shown} pixels upright, got 64 x 48") as found:
         load(tmp_path)
-    assert ("its EXIF data turn it" in str(found.value)) == turned
+    assert str(found.value).endswith(f"got 64 x 48{why}")
     report = RowReport("skip")
     assert {s.meta["image_id"] for s in load(tmp_path, report=report)} == {43}
     assert [row for row, _ in report.bad] == ["42"]
+
+
+def test_sizes_may_be_written_with_a_point(tmp_path):
+    data = coco_data()
+    data["images"][0] |= {"width": 64.0, "height": 48.0}
+    dump(tmp_path / "annotations/instances_val2017.json", data)
+    picture(tmp_path / "val2017/000000000042.jpg")
+    assert len(load(tmp_path)) == 5
+    for width in (64.5, float("nan"), float("inf"), True, "64", None):
+        data["images"][0]["width"] = width
+        dump(tmp_path / "annotations/instances_val2017.json", data)
+        with pytest.raises(DataError, match="image 42, field 'width': expected"):
+            load(tmp_path)
 
 
 def test_a_picture_without_a_header_is_left_to_who_opens_it(coco):

@@ -1,5 +1,6 @@
 """The commands score and data as one types them: output and exit status."""
 
+import argparse
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from PIL import Image
 
 from benchmark_miniatures import dump, mask_file, picture
@@ -311,6 +313,80 @@ def test_eval_refuses_what_only_detection_has(tmp_path, capsys):
     for asked in (["--confidence", "constant"], ["--exist-check", "oracle"]):
         assert main(["eval", *where, *asked]) == 2
         assert "expected task 'detection', got 'lesion'" in capsys.readouterr().err
+
+
+def test_names_of_classes_behind_option_are_texts(monkeypatch, tmp_path, capsys):
+    seen = []
+    monkeypatch.setattr("visurf.predictions.evaluate_predictions", lambda *a, options, **k: seen.append(options))
+    monkeypatch.setattr(measuring, "_show", lambda found, mode: None)
+    asked = ["eval", "--benchmark", "real_iad", "--data", str(tmp_path), "--predictions", "p.jsonl"]
+    for option in ("categories=yes", "json_folder=1e5", "absent=2"):
+        asked += ["--option", option]
+    assert main(asked) == 0
+    assert seen == [{"categories": "yes", "json_folder": "1e5", "absent": 2}]
+    for wrong, said in (("absent", "expected key=value, got 'absent'"), ("form=[", "'form=[': the value is not valid YAML")):
+        assert main([*asked, "--option", wrong]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def run_folder(checkpoints, tmp_path):
+    """Makes a run of these settings whose model is a tiny random one."""
+
+    def make(settings):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        (folder / "model").symlink_to(checkpoints["qwen2_5_vl"])
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        return folder
+
+    return make
+
+
+def test_a_run_is_asked_on_a_benchmark_of_another_task_as_that_asks(run_folder, tmp_path, capsys):
+    settings = {"task": {"name": "yes_no", "prompt": "default"}, "reward": {"functions": {"mine": "nowhere.to.be:found"}}}
+    run = run_folder({**settings, "model": {"path": "gone", "min_pixels": 512}, "rollout": {"max_tokens": 4}})
+    picture(tmp_path / "ISIC2018_Task1-2_Test_Input/ISIC_0000001.jpg")
+    mask_file(tmp_path / "ISIC2018_Task1_Test_GroundTruth/ISIC_0000001_segmentation.png")
+    where = ["--benchmark", "isic2018", "--data", str(tmp_path), "--split", "test", "--out", str(tmp_path / "out")]
+    assert main(["eval", str(run), *where, "--json"]) == 0
+    said = "left out of the run's own recipe, which is for task 'yes_no', not 'lesion': task.prompt, reward.functions"
+    assert json.loads(capsys.readouterr().out)["notes"]["settings"] == said
+    assert json.loads((tmp_path / "out/summary.json").read_text())["notes"]["settings"] == said
+
+
+DROPPED = "task.prompt, reward.weights, reward.segmenter"
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "prompt", "weights", "left_out"),
+    [
+        ("referring", [], "published", {"accuracy": 2}, ""),
+        # These are asked and answered as the run was trained.
+        ("reasoning_segmentation", [], "published", {"accuracy": 2}, ""),
+        ("anomaly_yes_no", [], "", {}, DROPPED),
+        ("anomaly_yes_no", ["task.prompt=bare"], "bare", {}, DROPPED),
+        ("anomaly_yes_no", ["reward.weights.thinking_format=0"], "", {"thinking_format": 0}, DROPPED),
+        ("", [], "published", {"accuracy": 2}, ""),
+        ("", ["task.name=yes_no"], "", {}, DROPPED),
+        ("elsewhere:TASK", [], "", {}, DROPPED),
+    ],
+)
+def test_what_of_a_runs_recipe_holds_for_a_task(run_folder, task, changes, prompt, weights, left_out):
+    reward = {"weights": {"accuracy": 2}, "segmenter": "classical", "frame": [100, 100]}
+    run = run_folder({"task": {"name": "referring", "prompt": "published"}, "reward": reward, "threads": 3})
+    options = argparse.Namespace(model=str(run), recipe=None, override=changes)
+    config, told = measuring._settings(options, {"evaluation": {"limit": 7}}, task)
+    assert (config.task.prompt, config.reward.weights) == (prompt, weights)
+    assert told.endswith(left_out)
+    assert bool(told) == bool(left_out)
+    assert (config.threads, config.evaluation.limit, config.reward.frame) == (3, 7, (100, 100))
+    assert config.model.path == str(run / "model")
+    # A recipe that is named holds as it stands.
+    options.recipe = str(run / "config.yaml")
+    config, told = measuring._settings(options, {}, task)
+    assert told == ""
+    assert config.reward.segmenter == "classical"
 
 
 def test_eval_draws_masks_of_predicted_boxes(tmp_path, capsys):

@@ -420,6 +420,7 @@ def test_options_of_a_source_are_values_as_those_of_the_command_line(monkeypatch
     assert options("categories=usb") == {"categories": ("usb",)}
     assert options("categories=usb,pcb&classes=dog, cat") == {"categories": ("usb", "pcb"), "classes": ("dog", "cat")}
     assert options("classes=[dog]&texts=all") == {"classes": ["dog"], "texts": "all"}
+    assert options("categories=yes&classes=cat, dog: x") == {"categories": ("yes",), "classes": ("cat", "dog: x")}
     assert options("json_folder=1e5&form=yes_no") == {"json_folder": "1e5", "form": "yes_no"}
     with pytest.raises(DataError, match="an option is not valid YAML"):
         options("form=[")

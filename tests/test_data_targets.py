@@ -71,6 +71,8 @@ def test_broken_targets(tmp_path, task, target, message):
         ({"scoring": "anls", "answers": "yes"}, r"d\.jsonl:1: .* meta 'answers': expected a list of texts, got 'yes'"),
         ({"scoring": "anls", "answers": [1]}, "meta 'answers': expected a list of texts"),
         ({"scoring": "anls", "answers": {"a": 1}}, "meta 'answers': expected a list of texts"),
+        ({"scoring": "anls", "answers": ["a", None]}, "meta 'answers': expected a list of texts"),
+        ({"scoring": "anls", "answers": ["", " "]}, "meta 'answers': expected a list of texts"),
     ],
 )
 def test_meta_that_no_reward_could_use(tmp_path, meta, message):
@@ -79,7 +81,8 @@ def test_meta_that_no_reward_could_use(tmp_path, meta, message):
 
 
 def test_meta_that_rewards_use(tmp_path):
-    for meta in ({"scoring": "anls", "answers": ["yes", "Yes"]}, {"scoring": "anls"}, {"answers": "a note"}, {}):
+    accepted = (["yes", "Yes"], ["yes", ""], [])
+    for meta in (*({"scoring": "anls", "answers": a} for a in accepted), {"scoring": "anls"}, {"answers": "a note"}, {}):
         assert read(tmp_path, "question_answering", {"text": "yes"}, meta=meta) == Text("yes")
 
 

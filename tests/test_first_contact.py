@@ -113,6 +113,37 @@ def test_boxes_in_fractions_are_read_where_that_is_said_and_one_pixel_is_a_box(w
     assert load_data(str(write([[0, 0, 1, 1]])), DataConfig(), TASKS["referring"]).samples[0].target.boxes == ((0, 0, 1, 1),)
 
 
+def test_points_in_fractions_are_told_from_pixels(write):
+    asked = {"points": [[0.3, 0.4]]}
+    with pytest.raises(DataError, match=r"data\.jsonl:1: .*point \[0.3, 0.4\] is in the first pixel; .* set data.frame=unit"):
+        load_data(str(write(asked)), DataConfig(), TASKS["gui"])
+    assert load_data(str(write(asked)), DataConfig(frame="unit"), TASKS["gui"]).samples[0].target.points == ((30, 32),)
+    for point in ([0.5, 0.5], [0, 1], [0.5, 1.5]):
+        assert load_data(str(write({"points": [point]})), DataConfig(), TASKS["gui"]).samples[0].target.points == (tuple(point),)
+
+
+def test_init_takes_any_answer_to_a_question(write, capsys):
+    for answer in (".", "...", "7 a.m."):
+        write({"text": answer})
+        assert main(["init", "data.jsonl", "--force"]) == 0
+        assert load_config("data.yaml").task.name == "question_answering"
+    write({"class": "cat"}, {"text": "."})
+    assert main(["init", "data.jsonl", "--force"]) == 0
+    assert load_config("data.yaml").task.name == "question_answering"
+    capsys.readouterr()
+    for target, said in (
+        ({"class": "."}, "task 'classification': expected the name of a class, got '.'"),
+        ({"text": "<answer>5</answer>"}, "task 'question_answering': expected a text that fits between answer tags"),
+    ):
+        write(target)
+        assert main(["init", "data.jsonl", "--force"]) == 2
+        assert said in capsys.readouterr().err
+    rows = write({"class": "cat"})
+    rows.write_text(rows.read_text() + "\n[\n{")
+    assert main(["init", "data.jsonl", "--force"]) == 2
+    assert "data.jsonl:2: not JSON" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("field", ["messages", "conversations", "problem", "solution"])
 def test_rows_of_another_program_are_told_the_layout(tmp_path, field):
     (tmp_path / "data.jsonl").write_text(json.dumps({"image": "a.png", field: "x"}))

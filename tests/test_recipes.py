@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from recipe_miniatures import MINIATURES, rows_of_numbers
-from visurf.benchmarks import get_benchmark, loader_options
+from visurf.benchmarks import get_benchmark, loader_options, read_options
 from visurf.cli import build_parser, main
 from visurf.config import (
     Config,
@@ -21,7 +21,6 @@ from visurf.config import (
     find_recipe,
     load_config,
     merge,
-    parse_overrides,
     read_recipe,
     shipped_recipes,
     to_dict,
@@ -147,7 +146,7 @@ def test_the_commands_of_a_recipe_are_commands(name):
     benchmark = get_benchmark(asked.benchmark)
     assert asked.split in benchmark.splits
     known = inspect.signature(benchmark.load).parameters
-    assert set(loader_options(parse_overrides(asked.option))) <= set(known)
+    assert set(loader_options(read_options(asked.option))) <= set(known)
     assert benchmark.task == load_config(name).task.name
 
 

@@ -195,6 +195,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
     confidence: ConfidenceSource = "model",
     convention: Convention | None = None,
     segment: Segment | None = None,
+    notes: Mapping[str, str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
@@ -215,6 +216,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         confidence: Where the scores of detections come from; ``log_prob`` is for predictions that bring scores.
         convention: Adds a published mask evaluation's numbers.
         segment: Turns answered boxes and points into masks.
+        notes: What else stands beside the numbers.
         resamples: Of the 95 % bootstrap intervals.
         seed: Of the bootstrap.
 
@@ -226,9 +228,10 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
     from visurf.preparation import frozen_policy, make_scorer
 
     benchmark, root = get_benchmark(name), Path(path)
-    samples, notes = load_samples(benchmark, root, split, options)
+    samples, about = load_samples(benchmark, root, split, options)
+    about |= notes or {}
     if limit and limit < len(samples):
-        notes["limit"] = f"the first {limit} of {len(samples)} samples"
+        about["limit"] = f"the first {limit} of {len(samples)} samples"
         samples = samples[:limit]
     chosen = task_for(benchmark, samples, task)
     check_choices(chosen, confidence=confidence, convention=convention, exist_check=exist_check)
@@ -255,7 +258,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         if chosen.name == "detection":
             pairs = choose_pairs(samples, exist_check, ask=exists)
             asked = pairs.asked
-            notes |= {"exist_check": pairs.rule, "exist_check_rate": f"{pairs.rate:.4f}"}
+            about |= {"exist_check": pairs.rule, "exist_check_rate": f"{pairs.rate:.4f}"}
         on_bad, scorer = config.data.on_bad_sample, make_scorer(config, chosen)
         answers = records(model, policy, asked, scorer, config.task.prompt, sampling, on_bad=on_bad)
         answered = {record["id"]: record for record in collect(answers, len(asked), progress)}
@@ -273,7 +276,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
         samples=samples,
         confidence=confidence,
         convention=convention,
-        notes=notes,
+        notes=about,
         resamples=resamples,
         seed=seed,
     )

@@ -15,10 +15,15 @@ _PNG_SIGNATURE_LENGTH = 8
 _PNG_TELLING = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 
+def is_turned(image: Image.Image) -> bool:
+    """Whether its EXIF data turn a picture by a quarter, which exchanges width and height; by its header alone."""
+    exif = Image.Image.getexif(image) if _all_is_read(image) else image.getexif()
+    return exif.get(_ORIENTATION) in _TURNED
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of a picture after EXIF transposition, in pixels, by its header alone."""
-    exif = Image.Image.getexif(image) if _all_is_read(image) else image.getexif()
-    if exif.get(_ORIENTATION) not in _TURNED:
+    if not is_turned(image):
         return image.size
     # What Pillow calls a TIFF's size before its pixels are read is transposed or not, as its version goes.
     tags = getattr(image, "tag_v2", {})

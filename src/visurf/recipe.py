@@ -6,7 +6,8 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def choose_task(data: Path, config: DataConfig, named: str = "") -> tuple[Task, 
         task = look_up(named, TASKS, "task")
         return task, load_data(str(data), config, task)
     problems = []
-    for task in TASKS.values():
+    for task in _tried(Path(config.root, data)):
         try:
             found = load_data(str(data), config, task)
             break
@@ -183,14 +184,30 @@ def choose_task(data: Path, config: DataConfig, named: str = "") -> tuple[Task, 
     texts = [t for t in targets if isinstance(t, Text)]
     numbers = [t.value for t in targets if isinstance(t, Number)]
     if len(texts) == len(targets):
-        asked = any("text" in json.loads(line)["target"] for _, line in numbered_lines(Path(config.root, data)))
-        name = "question_answering" if asked else "classification"
-        task = TASKS["yes_no" if all(normalise(t.text) in OPTIONS for t in texts) else name]
+        task = TASKS["yes_no"] if all(normalise(t.text) in OPTIONS for t in texts) else task
     elif len(numbers) == len(targets) and all(v >= 0 and v.is_integer() for v in numbers):
         task = TASKS["counting"]
     elif all(isinstance(t, Choice) for t in targets):
         task = TASKS["multiple_choice"]
     return task, found
+
+
+def _tried(rows: Path) -> Iterator[Task]:
+    """The tasks in the order in which they are tried; what is no row at all is told by the first."""
+    for task in TASKS.values():
+        # Not every answer in words can be the name of a class: a lone stop is none.
+        if task.name == "classification" and any("text" in target for target in _targets(rows)):
+            yield TASKS["question_answering"]
+        yield task
+
+
+def _targets(rows: Path) -> Iterator[Mapping[str, Any]]:
+    """The targets that are objects, of the rows that are rows."""
+    for _, line in numbered_lines(rows):
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("target"), dict):
+                yield row["target"]
 
 
 def _yaml(values: Mapping[str, Any]) -> str:

@@ -171,9 +171,9 @@ def _boxes(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Box,
     return check_boxes(scaled, size, where, inverted="is it xywh? set data.box_format=xywh", outside=frame)
 
 
-def _within_unit(box: Box) -> bool:
-    """Whether a box lies in the first pixel and has a corner that is none of the pixel's, as nearly every box in fractions has."""
-    return all(0 <= v <= 1 for v in box) and not all(v.is_integer() for v in box)
+def _within_unit(numbers: Sequence[float]) -> bool:
+    """Whether coordinates lie in the first pixel, and not all on its edges, as nearly all in fractions do."""
+    return all(0 <= v <= 1 for v in numbers) and not all(v.is_integer() for v in numbers)
 
 
 def _points(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Point, ...]:
@@ -183,6 +183,9 @@ def _points(value: Any, size: Size, config: DataConfig, where: str) -> tuple[Poi
     points: list[Point] = []
     for row in value:
         x, y = _numbers(row, 2, where)
+        # The middle of the first pixel may well be the point of an object there.
+        if config.frame == "pixel" and _within_unit((x, y)) and (x, y) != (0.5, 0.5) and max(size) > 1:
+            raise DataError(f"{where}: point {list(row)!r} is in the first pixel; if these are fractions, set data.frame=unit")
         x, y = x * sx, y * sy
         if not (-1 <= x <= size[0] + 1 and -1 <= y <= size[1] + 1):
             raise DataError(f"{where}: point {list(row)!r} leaves its image of {size[0]} x {size[1]} pixels")

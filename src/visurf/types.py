@@ -15,12 +15,12 @@ import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from visurf.orientation import upright_size
+from visurf.orientation import is_turned, upright_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +29,7 @@ Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 Size = tuple[int, int]
 Source = Literal["policy", "label"]
+T = TypeVar("T")
 
 # A decoded image above this many pixels is refused: a decompression bomb, not a photograph.
 MAX_IMAGE_PIXELS = 178_956_970
@@ -117,16 +118,29 @@ class ImageRef:
             DataError: The image is missing or unreadable.
         """
         if self._size is None:
-            image = self._open()
-            try:
-                size = upright_size(image)
-            except Exception as error:  # as in `open_picture`
-                raise DataError(f"image {self.name}: its EXIF data cannot be read ({error})") from error
-            if not isinstance(self.source, Image.Image):
-                image.close()
-            object.__setattr__(self, "_size", size)
+            object.__setattr__(self, "_size", self._told(upright_size))
         assert self._size is not None
         return self._size
+
+    @property
+    def turned(self) -> bool:
+        """Whether EXIF data turn it by a quarter: it is stored with width and height exchanged. Reads the header only.
+
+        Raises:
+            DataError: The image is missing or unreadable.
+        """
+        return self._told(is_turned)
+
+    def _told(self, read: Callable[[Image.Image], T]) -> T:
+        """What the header says."""
+        image = self._open()
+        try:
+            return read(image)
+        except Exception as error:  # as in `open_picture`
+            raise DataError(f"image {self.name}: its EXIF data cannot be read ({error})") from error
+        finally:
+            if not isinstance(self.source, Image.Image):
+                image.close()
 
     def identity(self) -> Hashable:
         """What tells this image from others: of a file its path, time of writing and length; else a hash of its content.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -71,15 +71,41 @@ BENCHMARKS = {
 }
 
 
+# Options that name folders, files or splits, and those that name classes: YAML would read some names as other values.
+_NAMES = ("root", "split", "images", "test_list", "json_folder")
+_CLASSES = ("classes", "categories")
+
+
 def read_option(name: str, text: str) -> Any:
-    """The value of an option in a source's name: YAML, as on the command line, but names of folders and splits are texts.
+    """The value of an option: YAML, but names are texts, those of classes where they are no list in brackets.
 
     Raises:
         ValueError: Not YAML.
+
+    >>> read_option("categories", "yes, no"), read_option("classes", "[cat]"), read_option("all_absent", "yes")
+    ('yes, no', ['cat'], True)
     """
-    if name in ("root", "split", "images", "json_folder"):
+    if name in _NAMES or (name in _CLASSES and not text.lstrip().startswith("[")):
         return text
     return int(text) if text.isdecimal() else read_yaml(text)
+
+
+def read_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """``["absent=2"]`` -> options of a loader, each read by `read_option`.
+
+    Raises:
+        DataError: An argument is not ``key=value``, or its value cannot be read.
+    """
+    found = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals or not name:
+            raise DataError(f"an option: expected key=value, got {argument!r}")
+        try:
+            found[name] = read_option(name, text)
+        except ValueError as error:
+            raise DataError(f"option {argument!r}: the value is not valid YAML ({error})") from error
+    return found
 
 
 def loader_options(options: Mapping[str, Any], root: Path | str = "") -> dict[str, Any]:

@@ -35,8 +35,7 @@ class CocoFile:
     def size(self, image_id: int) -> Size:
         """Width and height as the file states them."""
         where = f"{self.path}: image {image_id}"
-        record = self.images[image_id]
-        return require(record, "width", int, where), require(record, "height", int, where)
+        return _side(self.images[image_id], "width", where), _side(self.images[image_id], "height", where)
 
     def picture(self, image_id: int, path: Path) -> ImageRef:
         """An image's picture, one for all of its samples; its header is read once.
@@ -49,6 +48,14 @@ class CocoFile:
             check_size(image, self.size(image_id), f"{self.path}: image {image_id}")
             self._pictures[image_id] = image
         return self._pictures[image_id]
+
+
+def _side(record: Mapping[str, Any], name: str, where: str) -> int:
+    # Programs that keep a table of pictures write 640.0.
+    value = require(record, name, (int, float), where)
+    if isinstance(value, float) and not value.is_integer():
+        raise DataError(f"{where}, field {name!r}: expected a whole number of pixels, got {value!r}")
+    return int(value)
 
 
 def read_coco(path: Path, *, keep: Callable[[Mapping[str, Any]], bool] | None = None) -> CocoFile:

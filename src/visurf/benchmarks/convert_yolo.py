@@ -15,6 +15,9 @@ from visurf.plain_yaml import read_yaml
 from visurf.types import Box, DataError, ImageRef
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_POSES = "these labels are poses; expected boxes or polygons"
+# By how much a rounded label may leave its picture, as a share of it.
+_ROUNDING = 1e-3
 
 
 def from_yolo(
@@ -110,6 +113,8 @@ def _yolo_boxes(path: Path, picture: ImageRef, count: int) -> list[list[Box]]:
         if len(values) == 4:
             x, y, w, h = values
             share = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        elif _is_pose(values):
+            raise DataError(f"{where}: {_POSES}")
         elif len(values) >= 6 and len(values) % 2 == 0:
             share = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
         else:
@@ -118,11 +123,28 @@ def _yolo_boxes(path: Path, picture: ImageRef, count: int) -> list[list[Box]]:
     return boxes
 
 
+def _is_pose(values: Sequence[float]) -> bool:
+    """Whether shares of a picture are a box and key points of x, y and visibility (0, 1 or 2), rather than a polygon.
+
+    A polygon that touches the picture's edges may hold such numbers too, but then no box with its visible key points around it.
+    """
+    if len(values) <= 4 or (len(values) - 4) % 3:
+        return False
+    x, y, w, h = values[:4]
+    if not (w > 0 and h > 0 and max(w / 2 - x, x + w / 2 - 1, h / 2 - y, y + h / 2 - 1) <= _ROUNDING):
+        return False
+    points = list(zip(values[4::3], values[5::3], values[6::3], strict=True))
+    if not any(v for _, _, v in points):
+        # Of somebody whose key points are all unknown, these are zeros too.
+        return not any(values[4:])
+    return all(v == 0 or (v in (1, 2) and abs(px - x) <= w and abs(py - y) <= h) for px, py, v in points)
+
+
 def read_yolo_names(path: Path) -> list[str]:
     """Class names from `data.yaml` (a list, or a map from numbers) or from a text file with one name a line.
 
     Raises:
-        DataError: No names are in it, a class has none, or the labels are poses.
+        DataError: No names are in it, a class has none or one that YAML reads as another value, or the labels are poses.
     """
     text = decode_text(read_bytes(path), path)
     if path.suffix not in (".yaml", ".yml"):
@@ -137,10 +159,14 @@ def read_yolo_names(path: Path) -> list[str]:
     except (ValueError, AttributeError) as error:
         raise DataError(f"{path}: not valid YAML with a field 'names' ({error})") from error
     if keypoints is not None:
-        # Key points behind a box can be as many numbers as a polygon has.
-        raise DataError(f"{path}, field 'kpt_shape': these labels are poses; expected boxes or polygons")
+        # Key points behind a box can be as many numbers as a polygon has; without visibilities nothing else tells them.
+        raise DataError(f"{path}, field 'kpt_shape': {_POSES}")
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{path}, field 'names': expected a list of names or a map from 0 on, got {names!r:.100}")
+    for number, name in enumerate(names):
+        # YAML reads a bare no, yes, on or off as a truth value and null as nothing.
+        if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
+            raise DataError(f"{path}, field 'names': expected a name of class {number}, got {name!r:.100}; put names in quotes")
     return [str(name) for name in names]

@@ -175,10 +175,14 @@ def check_size(image: ImageRef, stated: Size, where: str) -> None:
         # Who opens it says so; it is no reason to know fewer samples here than without any pictures.
         return
     if size != stated:
-        turned = "; its EXIF data turn it, the annotations seem to be for the picture as stored" if size == stated[::-1] else ""
+        why = ""
+        if size == stated[::-1] and image.turned:
+            why = "; its EXIF data turn it, the annotations seem to be for the picture as stored"
+        elif size == stated[::-1]:
+            why = "; are width and height exchanged?"
         raise DataError(
             f"{where}, fields 'width' and 'height': expected the size of {image.name}, {size[0]} x {size[1]} pixels upright, "
-            f"got {stated[0]} x {stated[1]}{turned}"
+            f"got {stated[0]} x {stated[1]}{why}"
         )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visurf.cli.runs import add_mode, quiet_libraries
 
 if TYPE_CHECKING:
+    from visurf.config import Config
     from visurf.judging import Evaluation
 
 USAGE = """\
@@ -27,6 +30,8 @@ CONVENTIONS = ("gres", "lisa", "seg_zero", "visionreasoner", "visual_rft")
 # What one way to measure has no use for; it would be ignored.
 _BENCHMARK_ONLY = ("data", "split", "predictions", "frame", "exist_check", "confidence", "convention", "option")
 _MODEL_ONLY = ("recipe", "out", "limit", "override")
+# What a recipe says for its own task: another has prompts and parts of its reward of its own.
+_OF_ONE_TASK = (("task", "prompt"), ("reward", "weights"), ("reward", "functions"), ("reward", "segmenter"))
 # Where a benchmark has several splits and none was named: the one its papers report.
 _REPORTED = ("testmini", "val", "validation", "test", "testA")
 
@@ -70,17 +75,17 @@ def _eval(options: argparse.Namespace) -> int:
     if options.model is None or options.jsonl is None:
         raise ValueError(f"expected a model and a JSONL file, or a benchmark:\n{USAGE}")
     _refuse(options, _BENCHMARK_ONLY, "only with --benchmark NAME")
-    model = _ready(options)
+    _check_out(options)
+    # A path on the command line is relative to where the command is started, not to the recipe's data.root.
+    data = str(Path(options.jsonl).absolute()) if Path(options.jsonl).exists() else options.jsonl
+    config, left_out = _settings(options, {"data": {"validation": data}, "evaluation": {"limit": options.limit or 0}})
+    if left_out:
+        print(left_out, file=sys.stderr)
     quiet_libraries()
-    from visurf.config import load_config, merge, parse_overrides
     from visurf.terminal import Terminal
     from visurf.training import evaluate
     from visurf.whole_files import finite_or_null
 
-    # A path on the command line is relative to where the command is started, not to the recipe's data.root.
-    data = str(Path(options.jsonl).absolute()) if Path(options.jsonl).exists() else options.jsonl
-    asked = {"model": {"path": model}, "data": {"validation": data}, "evaluation": {"limit": options.limit or 0}}
-    config = load_config(options.recipe, merge(asked, parse_overrides(options.override)))
     out, kept = options.out or _OUT, {"records": options.records, "segment": _segment(options.segment)}
     with Terminal(0, options.mode) as terminal:
         summary = evaluate(config, out, lambda done, total: terminal.count(done, total, "evaluating"), **kept)
@@ -93,21 +98,56 @@ def _eval(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ready(options: argparse.Namespace) -> str:
-    """The model to ask; of a run's folder the recipe is taken too, where none was given.
-
-    Raises:
-        ValueError: There is no such folder, or an earlier evaluation would be lost.
-    """
-    from visurf.sources import model_of, run_of
-
+def _check_out(options: argparse.Namespace) -> None:
+    """Refuse a folder whose earlier evaluation would be lost."""
     out = options.out or _OUT
     if (out / "records.jsonl").exists() and not options.force:
         raise ValueError(f"{out} holds an evaluation already; name another folder with --out, or write over it with --force")
+
+
+def _settings(options: argparse.Namespace, asked: Mapping[str, Any], task: str = "") -> tuple[Config, str]:
+    """The settings of an evaluation: a recipe's, over them what is asked, over them the changes of the command line.
+
+    Without a recipe they are those of a run's own, where the model is a run's folder; where the run's task is not `_alike`, only
+    those that are not about its task.
+
+    Args:
+        options: The model, the recipe and the changes.
+        asked: Nested settings.
+        task: The task, where the settings do not say it.
+
+    Returns:
+        The settings, and in words what was left out of a run's; empty where nothing was.
+
+    Raises:
+        ValueError: There is no such folder, or a setting is wrong.
+    """
+    from visurf.config import Config, build, load_config, merge, parse_overrides, to_dict
+    from visurf.sources import model_of, run_of
+
+    changes = merge({"model": {"path": model_of(options.model)}, **asked}, parse_overrides(options.override))
     run = run_of(options.model)
-    if run is not None and options.recipe is None:
-        options.recipe = str(run / "config.yaml")
-    return model_of(options.model)
+    if run is None or options.recipe is not None:
+        return load_config(options.recipe, changes), ""
+    trained = load_config(run / "config.yaml")
+    config = load_config(run / "config.yaml", changes)
+    task = task or config.task.name
+    if _alike(task, trained.task.name):
+        return config, ""
+    values = to_dict(trained)
+    left_out = [f"{section}.{name}" for section, name in _OF_ONE_TASK if values[section].pop(name)]
+    told = f"left out of the run's own recipe, which is for task {trained.task.name!r}, not {task!r}: {', '.join(left_out)}"
+    return build(Config, merge(values, changes)), told if left_out else ""
+
+
+def _alike(first: str, second: str) -> bool:
+    """Whether two tasks are asked, answered and paid in one way, as those are that came of `referring`."""
+    from visurf.tasks import TASKS
+
+    one, other = TASKS.get(first), TASKS.get(second)
+    if one is None or other is None:
+        return first == second
+    return (one.prompts, one.parse, one.parts) == (other.prompts, other.parse, other.parts)
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
@@ -128,8 +168,7 @@ def _segment(name: str | None) -> Any:
 
 
 def _on_benchmark(options: argparse.Namespace) -> int:
-    from visurf.benchmarks import get_benchmark
-    from visurf.config import parse_overrides
+    from visurf.benchmarks import get_benchmark, read_options
     from visurf.judging import write_records
 
     if options.data is None or (options.predictions is None) == (options.model is None):
@@ -140,10 +179,10 @@ def _on_benchmark(options: argparse.Namespace) -> int:
         _refuse(options, _MODEL_ONLY, "only with a model that answers; --records FILE writes the verdicts on predictions")
     else:
         _refuse(options, ("frame",), "only with --predictions; a model has a frame of its own")
-    splits = get_benchmark(options.benchmark).splits
-    split = options.split or next((s for s in _REPORTED if s in splits), splits[-1])
+    benchmark = get_benchmark(options.benchmark)
+    split = options.split or next((s for s in _REPORTED if s in benchmark.splits), benchmark.splits[-1])
     common: dict[str, Any] = {
-        "options": parse_overrides(options.option),
+        "options": read_options(options.option),
         "exist_check": options.exist_check or "none",
         "confidence": options.confidence or "model",
         "convention": options.convention,
@@ -156,13 +195,13 @@ def _on_benchmark(options: argparse.Namespace) -> int:
             options.benchmark, options.data, split, options.predictions, frame=options.frame or "pixel", **common
         )
     else:
-        model = _ready(options)
+        _check_out(options)
+        config, left_out = _settings(options, {}, benchmark.task)
+        common["notes"] = {"settings": left_out} if left_out else {}
         quiet_libraries()
-        from visurf.config import load_config, merge
         from visurf.evaluation import evaluate_benchmark
         from visurf.terminal import Terminal
 
-        config = load_config(options.recipe, merge({"model": {"path": model}}, parse_overrides(options.override)))
         with Terminal(0, options.mode) as terminal:
 
             def count(done: int, total: int) -> None:

@@ -28,11 +28,12 @@ def check(sample: Sample) -> None:
     """Refuse what `right` cannot use.
 
     Raises:
-        DataError: An unknown scoring, or accepted answers that are no list of texts.
+        DataError: An unknown scoring, or accepted answers that are no list of texts, or all blank.
     """
     accepted = sample.meta.get("answers")
-    texts = isinstance(accepted, list | tuple) and all(isinstance(a, str) and a.strip() for a in accepted)
-    if _scoring(sample) == "anls" and accepted is not None and not texts:
+    # A blank one among others only stands for "nothing", which nobody can answer.
+    texts = isinstance(accepted, list | tuple) and all(isinstance(a, str) for a in accepted)
+    if _scoring(sample) == "anls" and accepted is not None and not (texts and (not accepted or any(map(str.strip, accepted)))):
         raise DataError(f"sample {sample.id}: meta 'answers': expected a list of texts, got {accepted!r:.100}")
 
 
