@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visurf.cli.asking import asked_config
 from visurf.cli.runs import add_mode, quiet_libraries
 
 if TYPE_CHECKING:
@@ -70,18 +71,16 @@ def _eval(options: argparse.Namespace) -> int:
     if options.model is None or options.jsonl is None:
         raise ValueError(f"expected a model and a JSONL file, or a benchmark:\n{USAGE}")
     _refuse(options, _BENCHMARK_ONLY, "only with --benchmark NAME")
-    model = _ready(options)
+    out = _free(options)
+    # A path on the command line is relative to where the command is started, not to the recipe's data.root.
+    data = str(Path(options.jsonl).absolute()) if Path(options.jsonl).exists() else options.jsonl
+    config = asked_config(options, {"data": {"validation": data}, "evaluation": {"limit": options.limit or 0}})
     quiet_libraries()
-    from visurf.config import load_config, merge, parse_overrides
     from visurf.terminal import Terminal
     from visurf.training import evaluate
     from visurf.whole_files import finite_or_null
 
-    # A path on the command line is relative to where the command is started, not to the recipe's data.root.
-    data = str(Path(options.jsonl).absolute()) if Path(options.jsonl).exists() else options.jsonl
-    asked = {"model": {"path": model}, "data": {"validation": data}, "evaluation": {"limit": options.limit or 0}}
-    config = load_config(options.recipe, merge(asked, parse_overrides(options.override)))
-    out, kept = options.out or _OUT, {"records": options.records, "segment": _segment(options.segment)}
+    kept = {"records": options.records, "segment": _segment(options.segment)}
     with Terminal(0, options.mode) as terminal:
         summary = evaluate(config, out, lambda done, total: terminal.count(done, total, "evaluating"), **kept)
     if options.mode == "json":
@@ -93,21 +92,16 @@ def _eval(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ready(options: argparse.Namespace) -> str:
-    """The model to ask; of a run's folder the recipe is taken too, where none was given.
+def _free(options: argparse.Namespace) -> Path:
+    """The folder to write to.
 
     Raises:
-        ValueError: There is no such folder, or an earlier evaluation would be lost.
+        ValueError: An earlier evaluation there would be lost.
     """
-    from visurf.sources import model_of, run_of
-
     out = options.out or _OUT
     if (out / "records.jsonl").exists() and not options.force:
         raise ValueError(f"{out} holds an evaluation already; name another folder with --out, or write over it with --force")
-    run = run_of(options.model)
-    if run is not None and options.recipe is None:
-        options.recipe = str(run / "config.yaml")
-    return model_of(options.model)
+    return out
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
@@ -156,19 +150,17 @@ def _on_benchmark(options: argparse.Namespace) -> int:
             options.benchmark, options.data, split, options.predictions, frame=options.frame or "pixel", **common
         )
     else:
-        model = _ready(options)
+        out, config = _free(options), asked_config(options, {})
         quiet_libraries()
-        from visurf.config import load_config, merge
         from visurf.evaluation import evaluate_benchmark
         from visurf.terminal import Terminal
 
-        config = load_config(options.recipe, merge({"model": {"path": model}}, parse_overrides(options.override)))
         with Terminal(0, options.mode) as terminal:
 
             def count(done: int, total: int) -> None:
                 terminal.count(done, total, "evaluating")
 
-            common |= {"out": options.out or _OUT, "progress": count, "limit": options.limit or 0}
+            common |= {"out": out, "progress": count, "limit": options.limit or 0}
             found = evaluate_benchmark(config, options.benchmark, options.data, split, **common)
     if options.records is not None:
         write_records(options.records, found.records)
