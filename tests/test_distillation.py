@@ -161,7 +161,9 @@ def test_a_file_is_gone_on_with_under_the_same_settings_alone(distilled):
         {"prompts_per_step": 4},
         {"data": {"train": "world:clean?count=21&seed=3"}},
     ):
-        with pytest.raises(ConfigError, match=r"rows\.jsonl was begun with (seed|rollout|prompts_per_step|data): "):
+        with pytest.raises(
+            ConfigError, match=r"rows\.jsonl was begun with (seed|rollout\.temperature|prompts_per_step|data\.train): "
+        ):
             distil(config_with(**changes), folder / "rows.jsonl")
     with pytest.raises(ConfigError, match="was begun with keep: 'best', asked is 'all'"):
         distil(config_with(), folder / "rows.jsonl", keep="all")

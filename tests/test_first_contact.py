@@ -25,7 +25,7 @@ from visurf.naming import ELSEWHERE as METHODS
 from visurf.paradigms import PARADIGMS
 from visurf.preparation import prepare_model
 from visurf.publishing import push
-from visurf.sources import check_reachable
+from visurf.sources import check_path, check_reachable
 from visurf.stages import stages
 from visurf.tasks import TASKS
 from visurf.types import DataError
@@ -233,6 +233,54 @@ def test_a_run_folder_is_a_model_with_its_own_recipe(write, run, tmp_path, capsy
     shutil.rmtree(run / "model")
     assert main(["eval", str(run), "data.jsonl", "--out", "new"]) == 2
     assert "this run has no model yet" in capsys.readouterr().err
+
+
+class Asked(Exception):
+    """Ends a command where it would ask the model."""
+
+
+def test_every_command_that_asks_a_run_takes_its_recipe(write, run, tmp_path, monkeypatch):
+    def stop(config, *rest, **options):
+        raise Asked(config)
+
+    for name in ("probing.probe", "distillation.distil", "training.evaluate", "answering.ask"):
+        monkeypatch.setattr(f"visurf.{name}", stop)
+
+    def config_of(*command):
+        with pytest.raises(Asked) as asked:
+            main(command)
+        return asked.value.args[0]
+
+    (run / "config.yaml").write_text("task: {name: detection}\ndata: {images: photos}\nrollout: {group_size: 5}\n")
+    (tmp_path / "other.yaml").write_text("task: {name: counting}")
+    write(BOX)
+    commands = (
+        ("probe", str(run), "data.jsonl"),
+        ("data", "distil", str(run), "data.jsonl", "--out", "rows.jsonl"),
+        ("eval", str(run), "data.jsonl"),
+        ("predict", str(run), "a.png", "the dog"),
+    )
+    for command in commands:
+        own = config_of(*command)
+        assert (own.task.name, own.data.images, own.rollout.group_size) == ("detection", "photos", 5), command
+        other = config_of(*command, "--recipe", "other.yaml", "seed=7")
+        assert (other.task.name, other.data.images, other.seed) == ("counting", "", 7), command
+        assert own.model.path == other.model.path == str(run / "model"), command
+
+
+@pytest.mark.parametrize("inside", ["model", ""])
+@pytest.mark.parametrize("command", ["eval", "predict", "probe"])
+def test_a_checkpoint_is_told_the_export(write, run, inside, command, capsys):
+    write(BOX)
+    kept = run / "checkpoints" / "step-000012"
+    shutil.copytree(run / "model", kept / "model")
+    (kept / "model" / "preprocessor_config.json").unlink()
+    assert main([command, str(kept / inside), "data.jsonl"]) == 2
+    assert f"a checkpoint, which a run goes on from; `visurf export {run} --step 12` makes a model" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--step 12"):
+        load_model(kept / inside)
+    shutil.copy(run / "model" / "preprocessor_config.json", kept / "model")
+    check_path(str(kept / "model"))
 
 
 def test_eval_writes_over_an_evaluation_only_when_asked(write, capsys):

@@ -147,6 +147,25 @@ def test_the_card_says_what_the_run_says(run, tmp_path):
     assert "find the" in card or "{question}" in card
 
 
+def test_the_default_paradigm_is_tagged_once(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(yaml.safe_dump({**config, "paradigm": "visurf"}))
+    assert yaml.safe_load(write_card(copy, adapter=False).split("---")[1])["tags"] == ["visurf", "referring"]
+
+
+@pytest.mark.parametrize("prompt", ["", "bare", "Where is {question}?\nThink first. "])
+def test_the_export_holds_the_prompt(run, tmp_path, prompt):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(yaml.safe_dump({**config, "task": {"name": "referring", "prompt": prompt}}))
+    template = (export_run(copy) / "prompt.txt").read_text(encoding="utf-8")
+    asked = Sample("a", (), "the dog", Objects())
+    assert template.replace("{question}", "the dog") == TASKS["referring"].prompt(asked, prompt)
+
+
 def test_the_card_takes_command_and_versions_from_the_run(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -159,13 +178,19 @@ def test_the_card_takes_command_and_versions_from_the_run(run, tmp_path):
     assert "<" not in card
 
 
-def test_records_of_an_evaluation_stand_in_the_card(run, tmp_path):
+def test_records_of_an_evaluation_stand_in_the_card(run, tmp_path, capsys):
     shutil.copy(run / "validation.jsonl", tmp_path / "records.jsonl")
     card = (export_run(run, tmp_path / "out", records=[tmp_path / "records.jsonl"]) / "README.md").read_text()
     assert card.count("4 samples:") == 2
     (tmp_path / "records.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(ValueError, match="expected records"):
         export_run(run, tmp_path / "out", records=[tmp_path / "records.jsonl"])
+    for missing in (tmp_path / "gone.jsonl", tmp_path):
+        assert main(["export", str(run), "--out", str(tmp_path / "new"), "--records", str(missing)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"visurf: {missing}: ")
+        assert "which `visurf eval` writes into its --out folder" in said
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
@@ -314,14 +339,13 @@ def test_the_example_of_the_page_gives_boxes_of_the_original_picture(run, tmp_pa
     )
     monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda folder: processor)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "prompt.txt").write_text("{question}\n")
     picture = Image.new("RGB", (200, 100), "white")
     picture.save(tmp_path / "dogs.jpg")
     page = (Path(__file__).parents[1] / "docs" / "exporting.md").read_text()
     names = {}
     exec(re.search(r'```python title="answer.py"\n(.*?)```', page, re.DOTALL)[1], names)
     sample = Sample("a", (ImageRef(picture),), names["QUESTION"], Objects())
-    ours = loaded.encode_prompt(sample, names["QUESTION"])
+    ours = loaded.encode_prompt(sample, TASKS["referring"].prompt(sample, load_config(run / "config.yaml").task.prompt))
     assert names["inputs"]["input_ids"][0].tolist() == list(ours.token_ids)
     assert len(said) == 1
     width, height = ours.frame.extent

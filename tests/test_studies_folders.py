@@ -49,8 +49,14 @@ def measured(job, out):
     ("test", "message"),
     [
         ("world:shifted?count=5&seed=9", "holds answers with .*count=4&seed=9.* asks for .*count=5&seed=9"),
-        ({"data": "world:shifted?count=4&seed=9", "settings": {"rollout.max_tokens": 9}}, "'max_tokens': 8.* asks for .*9"),
-        ({"data": "world:shifted?count=4&seed=9", "settings": {"rollout.max_tokens": 8, "task.prompt": "bare"}}, "with task: "),
+        (
+            {"data": "world:shifted?count=4&seed=9", "settings": {"rollout.max_tokens": 9}},
+            r"with rollout\.max_tokens: 8, the study asks for 9; ",
+        ),
+        (
+            {"data": "world:shifted?count=4&seed=9", "settings": {"rollout.max_tokens": 8, "task.prompt": "bare"}},
+            r"with task\.prompt: '', the study asks for 'bare'; ",
+        ),
     ],
 )
 def test_answers_are_not_published_under_another_definition_of_their_test(tmp_path, test, message):
@@ -60,8 +66,10 @@ def test_answers_are_not_published_under_another_definition_of_their_test(tmp_pa
         freeze(job, out, threads=0)
     for job in jobs_of(tmp_path, tests={"held_out": test}):
         before = (out / job.folder / "tests" / "held_out.yaml").read_text()
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=message) as told:
             freeze(job, out, threads=1)
+        assert str(told.value).endswith("choose another --out, or delete tests/held_out in the folder of every run")
+        assert "{" not in str(told.value), "only the settings that differ"
         assert (out / job.folder / "tests" / "held_out.yaml").read_text() == before
         # What has not been answered yet may be mended.
         for file in ("summary.json", "probe.json"):

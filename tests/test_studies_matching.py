@@ -108,6 +108,20 @@ def test_steps_that_were_stored_stay_whatever_a_step_costs_today(tmp_path):
     assert keep_steps(path, study, jobs, {"equal flops": {"rlvr": 10, "sft": 50}})["equal flops"] == {"rlvr": 10, "sft": 30}
 
 
+def test_steps_matched_to_a_reference_with_other_steps_are_refused(tmp_path):
+    study, base = read(tmp_path, matching=[FLOPS])
+    path = tmp_path / "steps.json"
+    keep_steps(path, study, run_jobs(study, base, {}, {}), {"equal flops": {"rlvr": 10, "sft": 40}})
+    study, base = read(tmp_path, matching=[FLOPS], settings={**FILE["settings"], "steps": 20})
+    jobs = run_jobs(study, base, {}, {})
+    said = r"steps\.json holds steps of equal flops to a reference of 10 \(rlvr\), the study asks for 20; .* delete the file"
+    with pytest.raises(ConfigError, match=said):
+        keep_steps(path, study, jobs, {"equal flops": {"rlvr": 20, "sft": 80}})
+    assert json.loads(path.read_text())["equal flops"] == {"rlvr": 10, "sft": 40}
+    path.unlink()
+    assert keep_steps(path, study, jobs, {"equal flops": {"rlvr": 20, "sft": 80}})["equal flops"] == {"rlvr": 20, "sft": 80}
+
+
 def test_runs_without_a_cost_are_in_no_cell_until_they_have_one(tmp_path, monkeypatch):
     path, failing = study_file(tmp_path, matching=[{"unit": "updates"}, FLOPS]), [True]
     ran = pretend(monkeypatch, by_paradigm, lambda job: None if failing and job.folder == "pilots/sft" else 0.5)

@@ -223,6 +223,15 @@ def test_one_seed_and_other_prompts_are_said():
     assert "| 1 (prompts only) |" in page
     assert "with another seed may well turn such a difference round" in page
     assert "prompts only" not in write_page(results())
+    # On either side: seed 9 of the first failed, seed 2 of the second was never run.
+    made = results()
+    made["runs"] = [run for run in made["runs"] if run["name"] != "visurf-2"]
+    notes = {(one.first, one.second): (one.found.seeds, one.note) for one in comparisons(made)}
+    assert notes == {
+        ("start", "sft"): (3, "1 seeds without a partner"),
+        ("start", "visurf"): (2, ""),
+        ("sft", "visurf"): (2, "2 seeds without a partner"),
+    }
     # A seed that was asked other prompts takes the interval of its cell, not the page.
     made = results()
     made["runs"][1]["tests"]["held_out"]["prompts"] = "other"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from visurf.config import Config, ConfigError, load_config, to_dict
+from visurf.config import Config, ConfigError, differences, load_config, to_dict
 from visurf.types import Sample
 from visurf.whole_files import write_whole
 
@@ -54,22 +53,8 @@ def check_same_run(config: Config, out: Path, stage_count: int) -> None:
             values[section].pop(name)
     # With several stages the steps say where one ends.
     free = _FREE if stage_count == 1 else _FREE[:-1]
-    for name in (n for n in now if n not in free):
-        differing = _difference(name, before[name], now[name])
-        if differing is not None:
-            what, was, asked = differing
-            raise ConfigError(
-                f"{out} holds a run with {what}: {was!r}, asked is {asked!r}; choose another out=, or go on unchanged"
-            )
-
-
-def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any] | None:
-    """The dotted name of the first setting that differs, and both values."""
-    if before == now:
-        return None
-    if isinstance(before, Mapping) and isinstance(now, Mapping) and before.keys() == now.keys():
-        return next(found for key in now if (found := _difference(f"{name}.{key}", before[key], now[key])) is not None)
-    return name, before, now
+    for what, was, asked in (d for n in now if n not in free for d in differences(before[n], now[n], n)):
+        raise ConfigError(f"{out} holds a run with {what}: {was!r}, asked is {asked!r}; choose another out=, or go on unchanged")
 
 
 def in_first_order(out: Path, samples: Sequence[Sample], *, begun: bool, may_miss: bool) -> tuple[Sample | None, ...]:

@@ -236,7 +236,7 @@ def evaluate_benchmark(  # noqa: PLR0913 - every argument but the first four has
     chosen = task_for(benchmark, samples, task)
     check_choices(chosen, confidence=confidence, convention=convention, exist_check=exist_check)
     samples, left_out = comparable(samples, chosen)
-    notes |= left_out
+    about |= left_out
     if segment is not None:
         chosen = with_segmenter(chosen, segment)
     if config.threads:

@@ -37,10 +37,13 @@ def measure(task: Task, name: str, path: Path) -> Measured:
     """The measures of a file of records with 95 % bootstrap intervals over its samples.
 
     Raises:
-        ValueError: The file is no record file of `visurf eval`.
+        ValueError: The file cannot be read, or is no record file of `visurf eval`.
     """
     try:
         summary = judging.summary(task, read_rows(path))
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{path}: {reason}; expected records.jsonl, which `visurf eval` writes into its --out folder") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected records.jsonl of `visurf eval`, one verdict a line; got {error!r}") from error
     rates = {"parse_failed": summary.parse_failure_rate, "truncated": summary.truncation_rate}
@@ -91,7 +94,8 @@ def _head(config: Config, adapter: bool) -> str:
     about: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "image-text-to-text",
-        "tags": ["visurf", config.paradigm, config.task.name],
+        # The default paradigm has the library's name.
+        "tags": list(dict.fromkeys(("visurf", config.paradigm, config.task.name))),
     }
     # The hub takes names of repositories only; a folder's path says nothing to others.
     if re.fullmatch(r"[\w.-]+/[\w.-]+", config.model.path) and not Path(config.model.path).exists():
@@ -171,10 +175,14 @@ def _installed() -> dict[str, str]:
     return found
 
 
-def _use(config: Config, adapter: bool) -> str:
+def prompt_of(config: Config) -> str:
+    """The prompt that a run was trained with, its slots such as ``{question}`` to be filled in."""
     task = look_up(config.task.name, TASKS, "task")
     prompt = config.task.prompt or task.default_prompt
-    question = task.prompts.get(prompt, prompt)
+    return task.prompts.get(prompt, prompt)
+
+
+def _use(config: Config, adapter: bool) -> str:
     if adapter:
         load = (
             "from peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
@@ -186,5 +194,7 @@ def _use(config: Config, adapter: bool) -> str:
             "from transformers import AutoModelForImageTextToText, AutoTokenizer\n\n"
             'model = AutoModelForImageTextToText.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
         )
-    asked = "\n".join(f"    {line}" for line in question.splitlines())
-    return f"```python\n{load}```\n\nIt was trained with this question, `{{question}}` filled in:\n\n{asked}\n"
+    asked = "\n".join(f"    {line}" for line in prompt_of(config).splitlines())
+    return (
+        f"```python\n{load}```\n\nIt was trained with this question, `{{question}}` filled in (`prompt.txt` holds it):\n\n{asked}\n"
+    )

@@ -1,4 +1,4 @@
-"""A run, at its end or a step, as a folder that others can load: model or adapters, recipe, card; uploaded only when asked."""
+"""A run, at its end or a step, as a folder that others can load: model or adapters, recipe, prompt, card; uploaded when asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from visurf import accounting
-from visurf.model_card import write_card
+from visurf.config import load_config
+from visurf.model_card import prompt_of, write_card
 
 _NO_ADAPTERS = "it was trained without model.lora.rank; leave --adapter out"
 
@@ -17,7 +18,7 @@ _NO_ADAPTERS = "it was trained without model.lora.rank; leave --adapter out"
 def export_run(
     run: Path, out: Path | None = None, *, adapter: bool = False, records: Sequence[Path] = (), step: int | str = ""
 ) -> Path:
-    """Write a run's model, or its adapters, beside a card; the folder appears under its name when it is complete.
+    """Write a run's model, or its adapters, beside its prompt and a card; the folder appears under its name when it is complete.
 
     Args:
         run: The folder of a run that has ended, or with `step` of any run.
@@ -47,6 +48,7 @@ def export_run(
     else:
         shutil.copytree(source, partial)
     shutil.copy(run / "config.yaml", partial / "config.yaml")
+    (partial / "prompt.txt").write_text(prompt_of(load_config(run / "config.yaml")), encoding="utf-8")
     # peft writes an empty card of its own.
     (partial / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
@@ -89,7 +91,6 @@ def _reached(run: Path, number: int) -> dict[str, Any]:
 def _write_step(run: Path, number: int, folder: Path, *, adapter: bool) -> None:
     """Write the model that a checkpoint holds."""
     from visurf import checkpoint
-    from visurf.config import load_config
     from visurf.exporting import export
     from visurf.preparation import load_stage, start_of
     from visurf.stages import stages

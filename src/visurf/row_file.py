@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from visurf.config import ConfigError
+from visurf.config import ConfigError, differences
 
 
 class RowFile:
@@ -42,10 +42,9 @@ class RowFile:
             self._write_progress()
 
     def _resume(self, before: Mapping[str, Any]) -> None:
-        changed = [n for n in self._settings if before["settings"].get(n) != self._settings[n]]
-        if changed:
-            was, now = before["settings"].get(changed[0]), self._settings[changed[0]]
-            raise ConfigError(f"{self.path} was begun with {changed[0]}: {was!r}, asked is {now!r}; choose another file")
+        asked = self._settings
+        for name, was, now in (d for n in asked for d in differences(before["settings"].get(n), asked[n], n)):
+            raise ConfigError(f"{self.path} was begun with {name}: {was!r}, asked is {now!r}; choose another file")
         if not self.path.exists() or self.path.stat().st_size < before["bytes"]:
             raise ConfigError(f"{self.path} is shorter than {self._progress.name} says; delete both to begin anew")
         os.truncate(self.path, before["bytes"])

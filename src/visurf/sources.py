@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _RUNS = "runs"
 _SECONDS = 10.0
+_STEP = re.compile(r"step-\d+")
 
 
 def run_of(source: str | Path) -> Path | None:
@@ -18,7 +20,7 @@ def model_of(source: str) -> str:
     """The model that a source names: of a run's folder the model in it, else the source itself.
 
     Raises:
-        ValueError: The run has no model yet, or the source is a path where no folder is.
+        ValueError: The run has no model yet, or the source is a checkpoint, or a path where no folder is.
     """
     run = run_of(source)
     if run is None:
@@ -30,12 +32,16 @@ def model_of(source: str) -> str:
 
 
 def check_path(source: str) -> None:
-    """Refuse what can only be a path, where no folder is.
+    """Refuse what can only be a path, where no folder is, and a checkpoint, which has no processor.
 
     Raises:
-        ValueError: There is no such folder.
+        ValueError: There is no such folder, or it is a checkpoint.
     """
     path = Path(source).expanduser()
+    kept = next((p for p in (path, *path.parents) if p.parent.name == "checkpoints" and _STEP.fullmatch(p.name)), None)
+    if kept is not None and path.is_dir() and not (path / "preprocessor_config.json").is_file():
+        export = f"`visurf export {kept.parent.parent} --step {int(kept.name.removeprefix('step-'))}`"
+        raise ValueError(f"{source}: a checkpoint, which a run goes on from; {export} makes a model of it")
     if not path.is_dir() and (source.startswith(("/", ".", "~", f"{_RUNS}/")) or source.count("/") > 1 or _beside_runs(path)):
         raise ValueError(f"{source}: no such folder; name a folder in the hub's layout, a run's folder, a hub name, or mini")
 
@@ -51,11 +57,11 @@ def check_reachable(source: str) -> None:
 
     Raises:
         OSError: It is neither a folder, nor in the hub's cache, nor on a hub that answers.
-        ValueError: It can only be a path, and no folder is there.
+        ValueError: It can only be a path and no folder is there, or it is a checkpoint.
     """
+    check_path(source)
     if Path(source).is_dir():
         return
-    check_path(source)
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError

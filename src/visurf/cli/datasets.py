@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from visurf.cli.asking import asked_config
 from visurf.cli.runs import add_mode, quiet_libraries
 
 
@@ -24,10 +25,10 @@ def add(commands: Any) -> None:
     show.set_defaults(run=_show)
 
     distil = kinds.add_parser("distil", help="write a model's own accepted answers as labels with reasoning")
-    distil.add_argument("model", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
+    distil.add_argument("model", metavar="MODEL", help="folder of a run or in the hub's layout, hub name, mini")
     distil.add_argument("source", metavar="DATA", help="what a recipe names as data.train: JSONL, benchmark:..., world:...")
     distil.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="goes on where it stood if begun before")
-    distil.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe")
+    distil.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe (default: a run's own)")
     distil.add_argument("--samples", type=int, metavar="K", help="answers a prompt (default: rollout.group_size)")
     distil.add_argument("--temperature", type=float, metavar="T", help="default: rollout.temperature")
     distil.add_argument("--keep", choices=("best", "shortest", "all"), default="best", help="of the accepted (default best)")
@@ -82,20 +83,18 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _distil(options: argparse.Namespace) -> int:
-    quiet_libraries()
-    import json
-
-    from visurf.config import load_config, merge, parse_overrides
-    from visurf.distillation import distil
-    from visurf.terminal import Terminal
-    from visurf.whole_files import finite_or_null
-
     # A path on the command line is relative to where the command is started, not to the recipe's data.root.
     source = str(Path(options.source).absolute()) if Path(options.source).exists() else options.source
     asked = {"group_size": options.samples, "temperature": options.temperature}
     rollout = {name: value for name, value in asked.items() if value is not None}
-    values = {"model": {"path": options.model}, "data": {"train": source}, "rollout": rollout}
-    config = load_config(options.recipe, merge(values, parse_overrides(options.override)))
+    config = asked_config(options, {"data": {"train": source}, "rollout": rollout})
+    quiet_libraries()
+    import json
+
+    from visurf.distillation import distil
+    from visurf.terminal import Terminal
+    from visurf.whole_files import finite_or_null
+
     kept = {"keep": options.keep, "min_reward": options.min_reward, "copy_images": options.copy_images}
     with Terminal(0, options.mode) as terminal:
 

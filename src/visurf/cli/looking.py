@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visurf.cli.asking import asked_config
 from visurf.cli.runs import quiet_libraries
 
 if TYPE_CHECKING:
@@ -108,17 +109,13 @@ def _predict(options: argparse.Namespace) -> int:
     if _OVERRIDE.match(options.question):
         options.override.insert(0, options.question)
         options.question = ""
+    config = asked_config(options, {})
     quiet_libraries()
     from visurf.answering import ask, read_questions
-    from visurf.config import load_config, merge, parse_overrides
     from visurf.naming import look_up
     from visurf.segmenter import load_segmenter
-    from visurf.sources import model_of, run_of
     from visurf.tasks import TASKS
 
-    run = run_of(options.model)
-    recipe = options.recipe if options.recipe or run is None else run / "config.yaml"
-    config = load_config(recipe, merge({"model": {"path": model_of(options.model)}}, parse_overrides(options.override)))
     task = look_up(config.task.name, TASKS, "task")
     samples = read_questions(options.place, options.question, task, config.data)
     segmenter = load_segmenter(options.segment) if options.segment else None

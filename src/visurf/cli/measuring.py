@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visurf.cli.asking import asked_config, asked_of_task
 from visurf.cli.runs import add_mode, quiet_libraries
 
 if TYPE_CHECKING:
-    from visurf.config import Config
     from visurf.judging import Evaluation
 
 USAGE = """\
@@ -30,8 +28,6 @@ CONVENTIONS = ("gres", "lisa", "seg_zero", "visionreasoner", "visual_rft")
 # What one way to measure has no use for; it would be ignored.
 _BENCHMARK_ONLY = ("data", "split", "predictions", "frame", "exist_check", "confidence", "convention", "option")
 _MODEL_ONLY = ("recipe", "out", "limit", "override")
-# What a recipe says for its own task: another has prompts and parts of its reward of its own.
-_OF_ONE_TASK = (("task", "prompt"), ("reward", "weights"), ("reward", "functions"), ("reward", "segmenter"))
 # Where a benchmark has several splits and none was named: the one its papers report.
 _REPORTED = ("testmini", "val", "validation", "test", "testA")
 
@@ -75,18 +71,16 @@ def _eval(options: argparse.Namespace) -> int:
     if options.model is None or options.jsonl is None:
         raise ValueError(f"expected a model and a JSONL file, or a benchmark:\n{USAGE}")
     _refuse(options, _BENCHMARK_ONLY, "only with --benchmark NAME")
-    _check_out(options)
+    out = _free(options)
     # A path on the command line is relative to where the command is started, not to the recipe's data.root.
     data = str(Path(options.jsonl).absolute()) if Path(options.jsonl).exists() else options.jsonl
-    config, left_out = _settings(options, {"data": {"validation": data}, "evaluation": {"limit": options.limit or 0}})
-    if left_out:
-        print(left_out, file=sys.stderr)
+    config = asked_config(options, {"data": {"validation": data}, "evaluation": {"limit": options.limit or 0}})
     quiet_libraries()
     from visurf.terminal import Terminal
     from visurf.training import evaluate
     from visurf.whole_files import finite_or_null
 
-    out, kept = options.out or _OUT, {"records": options.records, "segment": _segment(options.segment)}
+    kept = {"records": options.records, "segment": _segment(options.segment)}
     with Terminal(0, options.mode) as terminal:
         summary = evaluate(config, out, lambda done, total: terminal.count(done, total, "evaluating"), **kept)
     if options.mode == "json":
@@ -98,56 +92,16 @@ def _eval(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_out(options: argparse.Namespace) -> None:
-    """Refuse a folder whose earlier evaluation would be lost."""
+def _free(options: argparse.Namespace) -> Path:
+    """The folder to write to.
+
+    Raises:
+        ValueError: An earlier evaluation there would be lost.
+    """
     out = options.out or _OUT
     if (out / "records.jsonl").exists() and not options.force:
         raise ValueError(f"{out} holds an evaluation already; name another folder with --out, or write over it with --force")
-
-
-def _settings(options: argparse.Namespace, asked: Mapping[str, Any], task: str = "") -> tuple[Config, str]:
-    """The settings of an evaluation: a recipe's, over them what is asked, over them the changes of the command line.
-
-    Without a recipe they are those of a run's own, where the model is a run's folder; where the run's task is not `_alike`, only
-    those that are not about its task.
-
-    Args:
-        options: The model, the recipe and the changes.
-        asked: Nested settings.
-        task: The task, where the settings do not say it.
-
-    Returns:
-        The settings, and in words what was left out of a run's; empty where nothing was.
-
-    Raises:
-        ValueError: There is no such folder, or a setting is wrong.
-    """
-    from visurf.config import Config, build, load_config, merge, parse_overrides, to_dict
-    from visurf.sources import model_of, run_of
-
-    changes = merge({"model": {"path": model_of(options.model)}, **asked}, parse_overrides(options.override))
-    run = run_of(options.model)
-    if run is None or options.recipe is not None:
-        return load_config(options.recipe, changes), ""
-    trained = load_config(run / "config.yaml")
-    config = load_config(run / "config.yaml", changes)
-    task = task or config.task.name
-    if _alike(task, trained.task.name):
-        return config, ""
-    values = to_dict(trained)
-    left_out = [f"{section}.{name}" for section, name in _OF_ONE_TASK if values[section].pop(name)]
-    told = f"left out of the run's own recipe, which is for task {trained.task.name!r}, not {task!r}: {', '.join(left_out)}"
-    return build(Config, merge(values, changes)), told if left_out else ""
-
-
-def _alike(first: str, second: str) -> bool:
-    """Whether two tasks are asked, answered and paid in one way, as those are that came of `referring`."""
-    from visurf.tasks import TASKS
-
-    one, other = TASKS.get(first), TASKS.get(second)
-    if one is None or other is None:
-        return first == second
-    return (one.prompts, one.parse, one.parts) == (other.prompts, other.parse, other.parts)
+    return out
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
@@ -195,8 +149,8 @@ def _on_benchmark(options: argparse.Namespace) -> int:
             options.benchmark, options.data, split, options.predictions, frame=options.frame or "pixel", **common
         )
     else:
-        _check_out(options)
-        config, left_out = _settings(options, {}, benchmark.task)
+        out = _free(options)
+        config, left_out = asked_of_task(options, {}, benchmark.task)
         common["notes"] = {"settings": left_out} if left_out else {}
         quiet_libraries()
         from visurf.evaluation import evaluate_benchmark
@@ -207,7 +161,7 @@ def _on_benchmark(options: argparse.Namespace) -> int:
             def count(done: int, total: int) -> None:
                 terminal.count(done, total, "evaluating")
 
-            common |= {"out": options.out or _OUT, "progress": count, "limit": options.limit or 0}
+            common |= {"out": out, "progress": count, "limit": options.limit or 0}
             found = evaluate_benchmark(config, options.benchmark, options.data, split, **common)
     if options.records is not None:
         write_records(options.records, found.records)

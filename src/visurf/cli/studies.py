@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from visurf.cli.asking import asked_config
 from visurf.cli.runs import add_mode, quiet_libraries
 
 STUDY = """\
@@ -40,9 +41,9 @@ def add(commands: Any) -> None:
 
     about = "what a checkpoint can do before it is trained: pass@k, label likelihood, entropy, spread of rewards, label rescue"
     probe = commands.add_parser("probe", description=about)
-    probe.add_argument("model", metavar="MODEL", help="folder in the hub's layout, hub name, or mini")
+    probe.add_argument("model", metavar="MODEL", help="folder of a run or in the hub's layout, hub name, mini")
     probe.add_argument("data", metavar="DATA", help="a JSONL file or another source, as in data.validation")
-    probe.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe")
+    probe.add_argument("--recipe", help="take task, prompt, reward and limits from this recipe (default: a run's own)")
     probe.add_argument("--samples", type=int, default=64, help="answers sampled of every prompt, the largest k (default 64)")
     probe.add_argument("--against", default="", metavar="MODEL", help="KL divergence from this one, and how the weights changed")
     probe.add_argument("--measure", default="", help="per-sample measure of being right (default: the headline metric's)")
@@ -122,15 +123,13 @@ def _alarms(options: argparse.Namespace) -> int:
 
 
 def _probe(options: argparse.Namespace) -> int:
+    # A path on the command line is relative to where the command is started, not to the recipe's data.root.
+    data = str(Path(options.data).absolute()) if Path(options.data).exists() else options.data
+    config = asked_config(options, {"data": {"validation": data}, "evaluation": {"limit": options.limit}})
     quiet_libraries()
-    from visurf.config import load_config, merge, parse_overrides
     from visurf.probing import probe
     from visurf.terminal import Terminal
 
-    # A path on the command line is relative to where the command is started, not to the recipe's data.root.
-    data = str(Path(options.data).absolute()) if Path(options.data).exists() else options.data
-    asked = {"model": {"path": options.model}, "data": {"validation": data}, "evaluation": {"limit": options.limit}}
-    config = load_config(options.recipe, merge(asked, parse_overrides(options.override)))
     with Terminal(0, options.mode) as terminal:
 
         def count(done: int, total: int) -> None:

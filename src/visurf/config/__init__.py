@@ -6,6 +6,7 @@ can work in `visurf.config.limits`, how recipes are read in `visurf.config.loadi
 
 from __future__ import annotations
 
+from visurf.config.differences import differences
 from visurf.config.limits import ConfigError
 from visurf.config.loading import build, load_config, merge, nested, parse_overrides, read_recipe, to_dict
 from visurf.config.settings import (
@@ -45,6 +46,7 @@ __all__ = [
     "StageConfig",
     "TaskConfig",
     "build",
+    "differences",
     "find_recipe",
     "load_config",
     "merge",

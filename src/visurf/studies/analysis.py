@@ -225,7 +225,7 @@ def _compare(first: Cell, second: Cell, matching: str, test: str, study: Mapping
         if not same_prompts(itertools.chain.from_iterable(usable), test):
             continue
         one, two = (measured([pair[side] for pair in usable], test, metric) for side in (0, 1))
-        lost = max(len(second.runs) + len(second.failed), len(usable)) - len(usable)
+        lost = len(_seeds(first) | _seeds(second)) - len(usable)
         notes = [f"{lost} seeds without a partner"] if lost else []
         notes += ["prompts only"] if len(usable) == 1 else []
         found.append(Comparison(matching, test, metric, label, second.label, compare(one, two), note="; ".join(notes)))
@@ -238,6 +238,11 @@ def _paired_runs(first: Cell, second: Cell) -> list[tuple[Run, Run]]:
         return [(first.runs[0], run) for run in second.runs]
     by_seed = {run["axes"].get(SEED): run for run in first.runs}
     return [(by_seed[s], run) for run in second.runs if (s := run["axes"].get(SEED)) in by_seed]
+
+
+def _seeds(cell: Cell) -> set[str | None]:
+    """The seeds of a cell's runs, failed ones too; a starting checkpoint has none."""
+    return {run["axes"].get(SEED) for run in (*cell.runs, *cell.failed) if run["role"] != "start"}
 
 
 def side_drops(run: Run) -> dict[str, tuple[float, float]]:

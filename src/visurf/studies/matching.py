@@ -101,7 +101,7 @@ def keep_steps(path: Path, study: Study, jobs: Sequence[Job], found: Mapping[str
         As `found`, with what the file holds.
 
     Raises:
-        ConfigError: The file's steps were matched in another way.
+        ConfigError: The file's steps were matched in another way, or to a reference with other steps.
     """
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     ways = dict(stored.pop("matching", {}))
@@ -109,20 +109,29 @@ def keep_steps(path: Path, study: Study, jobs: Sequence[Job], found: Mapping[str
     for matching in (m for m in study.matching if m.measured):
         way = {"reference": {axis: str(v) for axis, v in matching.reference.items()}, "round": matching.round}
         if ways.setdefault(matching.name, way) != way:
-            raise ConfigError(
-                f"{path} holds steps of {matching.name} by {ways[matching.name]}, the study asks for {way}; "
-                "choose another --out, or delete the file"
-            )
+            raise _outdated(path, f"steps of {matching.name} by {ways[matching.name]}", f"{way}")
         before = stored.get(matching.name, {})
         for job in reversed(jobs):
             # Files of before named combinations with their seed.
             for name in (combination_name(job.axes), unseeded(job.axes)):
                 if name in before:
+                    if _is_reference(matching, job) and before[name] != own_steps(job.config):
+                        held = f"steps of {matching.name} to a reference of {before[name]} ({name})"
+                        raise _outdated(path, held, f"{own_steps(job.config)}")
                     merged[matching.name][unseeded(job.axes)] = before[name]
         stored[matching.name] = {**before, **merged[matching.name]}
     if ways:
         write_whole(path, json.dumps({**stored, "matching": ways}, indent=1))
     return merged
+
+
+def _is_reference(matching: Matching, job: Job) -> bool:
+    wanted = {axis: str(v) for axis, v in matching.reference.items()}
+    return wanted.items() <= job.axes.items()
+
+
+def _outdated(path: Path, held: str, asked: str) -> ConfigError:
+    return ConfigError(f"{path} holds {held}, the study asks for {asked}; choose another --out, or delete the file")
 
 
 def named(study: Study, jobs: Sequence[Job]) -> Study:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from visurf.config import Config, ConfigError, merge, nested, to_dict
+from visurf.config import Config, ConfigError, differences, merge, nested, to_dict
 from visurf.plain_yaml import read_yaml
 from visurf.studies.grid import Job
 from visurf.studies.plan import Questions, configuration
@@ -24,7 +24,7 @@ from visurf.studies.plan import Questions, configuration
 # Settings that say how fast a run is, not what it learns.
 _FREE = ("out", "threads", "trackers", "process_timeout")
 _ERROR_LINES = 12
-_REMEDY = "choose another --out, or delete the folder"
+_OTHER_OUT = "choose another --out, or delete"
 
 
 @dataclass
@@ -118,7 +118,7 @@ def freeze(job: Job, out: Path, threads: int) -> None:
     folder = out / job.folder
     path = folder / "run.yaml"
     values = to_dict(configuration(merge(job.values, {"out": str(folder / "train"), "threads": threads}), job.folder))
-    _check_same(path, values, f"{folder} holds a run")
+    _check_same(path, values, f"{folder} holds a run", f"{_OTHER_OUT} the folder")
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         path.write_text(yaml.safe_dump(values, sort_keys=False))
@@ -126,13 +126,13 @@ def freeze(job: Job, out: Path, threads: int) -> None:
     model = values["model"]["path"] if job.role == "start" else str(folder / "train" / "model")
     for name, asked in job.tests.items():
         test, wanted = folder / "tests" / name, to_dict(test_config(values, model, asked, f"tests.{name}"))
-        place = test.with_name(f"{name}.yaml")
+        place, remedy = test.with_name(f"{name}.yaml"), f"{_OTHER_OUT} tests/{name} in the folder of every run"
         if (test / "summary.json").exists() or (test / "probe.json").exists():
-            _check_same(place, wanted, f"{test} holds answers", trained=job.role != "start")
+            _check_same(place, wanted, f"{test} holds answers", remedy, trained=job.role != "start")
         if job.probe and (test / "probe.json").exists():
             before = json.loads((test / "probe.json").read_text())["rollouts"]
             if before != job.probe:
-                raise ConfigError(f"{test} holds answers with probe: {before}, the study asks for {job.probe}; {_REMEDY}")
+                raise ConfigError(f"{test} holds answers with probe: {before}, the study asks for {job.probe}; {remedy}")
         place.write_text(yaml.safe_dump(wanted, sort_keys=False))
 
 
@@ -146,13 +146,14 @@ def test_config(values: Mapping[str, Any], model: str, asked: Questions, what: s
     return configuration(merge(merge(values, own), nested(asked.settings)), what)
 
 
-def _check_same(path: Path, values: Mapping[str, Any], what: str, *, trained: bool = False) -> None:
+def _check_same(path: Path, values: Mapping[str, Any], what: str, remedy: str, *, trained: bool = False) -> None:
     """Refuse other settings than those that a file holds, if it is there.
 
     Args:
         path: The file.
         values: The settings that are asked for.
         what: What holds them, for the message.
+        remedy: What to do, for the message.
         trained: Whether the model is the one trained beside it, whose path another name of the study's folder changes.
     """
     if not path.exists():
@@ -160,8 +161,10 @@ def _check_same(path: Path, values: Mapping[str, Any], what: str, *, trained: bo
     before = to_dict(configuration(read_yaml(path.read_text()), str(path)))
     if trained:
         before["model"]["path"] = values["model"]["path"]
-    for name in (n for n in values if n not in _FREE and before[n] != values[n]):
-        raise ConfigError(f"{what} with {name}: {before[name]!r}, the study asks for {values[name]!r}; {_REMEDY}")
+    apart = [d for name in values if name not in _FREE for d in differences(before[name], values[name], name)]
+    if apart:
+        told = "; with ".join(f"{name}: {was!r}, the study asks for {asked!r}" for name, was, asked in apart)
+        raise ConfigError(f"{what} with {told}; {remedy}")
 
 
 def run_job(job: Job, out: Path, workers: Workers, place: int, report: Callable[[Job, str], None]) -> None:
