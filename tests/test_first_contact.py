@@ -113,13 +113,6 @@ def test_boxes_in_fractions_are_read_where_that_is_said_and_one_pixel_is_a_box(w
     assert load_data(str(write([[0, 0, 1, 1]])), DataConfig(), TASKS["referring"]).samples[0].target.boxes == ((0, 0, 1, 1),)
 
 
-@pytest.mark.parametrize("field", ["messages", "conversations", "problem", "solution"])
-def test_rows_of_another_program_are_told_the_layout(tmp_path, field):
-    (tmp_path / "data.jsonl").write_text(json.dumps({"image": "a.png", field: "x"}))
-    with pytest.raises(DataError, match=f"a row with '{field}' is in another program's layout; expected rows.*docs/own-data.md"):
-        load_data(str(tmp_path / "data.jsonl"), DataConfig(), TASKS["referring"])
-
-
 def test_empty_detections_count_as_no_object(write):
     data = load_data(str(write(BOX, [], [])), DataConfig(), TASKS["detection"])
     assert describe(data)["no object"] == 2
