@@ -1,5 +1,8 @@
 """Configuration: what a recipe may say, and how it is told when it cannot."""
 
+import re
+import shlex
+
 import pytest
 import yaml
 
@@ -130,6 +133,35 @@ def test_recipes_that_cannot_be_read(tmp_path):
     bad.write_text("")
     with pytest.raises(ConfigError, match="expected keys and values"):
         load_config(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("train.jsonl", '{"id": 1}'),
+        ("my table.csv", "image,question"),
+        ("table.TSV", "image"),
+        ("coco.json", '{"images": [], "annotations": []}'),
+        ("rows.json", "[{}]"),
+    ],
+)
+def test_data_in_place_of_a_recipe_are_told_the_command_for_them(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(
+        ConfigError, match=re.escape(f"{path}: this is data, no recipe; `visurf init {shlex.quote(str(path))}` writes")
+    ):
+        load_config(path)
+
+
+def test_a_recipe_may_be_of_json(tmp_path):
+    path = tmp_path / "recipe.json"
+    for text in ('{"steps": 3}', '{"base": [], "steps": 3}', "{steps: 3}"):
+        path.write_text(text)
+        assert load_config(path).steps == 3
+    path.write_text('{"steps": 3, "stps": 4}')
+    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+        load_config(path)
 
 
 def test_a_configuration_survives_being_written():

@@ -133,7 +133,7 @@ def test_rows_of_other_libraries_are_converted(tmp_path):
     twice = json.dumps({"messages": OLD_ROWS["messages"]["messages"] * 2, "image": "a.png"})
     refused = subprocess.run(command, input=twice, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    assert "line 1: expected one question and one answer, got 4 turns" in refused.stderr
+    assert "row 1: expected one question and one answer, got 4 turns" in refused.stderr
 
 
 def test_the_page_shows_the_script_that_was_run():

@@ -144,13 +144,6 @@ def test_init_takes_any_answer_to_a_question(write, capsys):
     assert "data.jsonl:2: not JSON" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("field", ["messages", "conversations", "problem", "solution"])
-def test_rows_of_another_program_are_told_the_layout(tmp_path, field):
-    (tmp_path / "data.jsonl").write_text(json.dumps({"image": "a.png", field: "x"}))
-    with pytest.raises(DataError, match=f"a row with '{field}' is in another program's layout; expected rows.*docs/own-data.md"):
-        load_data(str(tmp_path / "data.jsonl"), DataConfig(), TASKS["referring"])
-
-
 def test_empty_detections_count_as_no_object(write):
     data = load_data(str(write(BOX, [], [])), DataConfig(), TASKS["detection"])
     assert describe(data)["no object"] == 2

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from visurf.config import DataConfig
 from visurf.demonstrations import read_response
+from visurf.foreign_layouts import check_whole, remedy
 from visurf.targets import image_refs, read_target
 from visurf.tasks.task import Task
 from visurf.types import (
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _FIELDS = {"id", "image", "question", "target", "response", "meta"}
-# Fields by which other programs' layouts are known.
-_FOREIGN = ("messages", "conversations", "problem", "solution")
 
 
 @dataclass(frozen=True)
@@ -226,15 +225,14 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a JSONL file that are not blank, with their numbers from 1; a byte order mark is passed over.
 
     Raises:
-        DataError: Not UTF-8, or one JSON array.
+        DataError: Not UTF-8, or no JSONL as a whole, see `visurf.foreign_layouts.check_whole`.
     """
     # Only "\n" ends a line: splitlines would also cut at U+2028 inside a question.
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    if text.lstrip().startswith("["):
-        raise DataError(f"{path}: this is one JSON array; write one object per line (JSONL)")
+    check_whole(path, text)
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line
@@ -250,12 +248,8 @@ def _sample(line: str, folder: Path, config: DataConfig, where: str, wanted: tup
     if _ESCAPED_HALF.search(line) and (half := _half_pair(row)):
         raise DataError(f"{where}: expected text, got half a surrogate pair: {half}; write both halves, or the character itself")
     missing = {"id", "question", "target"} - set(row)
-    if missing and (foreign := [name for name in _FOREIGN if name in row]):
-        example = '{"id": 1, "image": "a.jpg", "question": "the cat", "target": [[10, 20, 50, 80]]}'
-        raise DataError(
-            f"{where}: a row with {foreign[0]!r} is in another program's layout; expected rows such as {example} "
-            "(docs/own-data.md; `visurf data convert` makes them of COCO, YOLO and CSV; data.format=visual_rft reads theirs)"
-        )
+    if missing and (foreign := remedy(row)):
+        raise DataError(f"{where}: {foreign}")
     if missing:
         raise DataError(f"{where}: missing field {sorted(missing)[0]!r}; a row has {sorted(_FIELDS)}")
     if unknown := set(row) - _FIELDS:

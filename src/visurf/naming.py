@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,15 +27,23 @@ ELSEWHERE = {
     "sft_grpo": "sft_then_rlvr",
     "sft_then_grpo": "sft_then_rlvr",
 }
+# What is no paradigm here -> the one that comes nearest; the first word is the name.
+NEAREST = {
+    "ppo": "rlvr: the mean of the group takes the critic's place",
+    "dpo": "rlvr: rewards of the model's own answers take the place of pairs, which are not read",
+    "lora": "visurf model.lora.rank=64: adapters are a setting of every paradigm",
+}
 
 
 def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
     """A hint for a mistyped name: what it is called here or the nearest known one, and the whole list."""
     spelt = {one.casefold(): one for one in known}
     listed = f" Known: {', '.join(sorted(known))}"
-    said = ELSEWHERE.get(name.casefold().replace("-", "_"), "")
-    if said.partition(" ")[0] in known:
-        return f"; here that is {said}.{listed}"
+    key = name.casefold().replace("-", "_")
+    for introduced, table in (("here that is", ELSEWHERE), ("nearest is", NEAREST)):
+        said = table.get(key, "")
+        if re.split(r"\W", said)[0] in known:
+            return f"; {introduced} {said}.{listed}"
     near = difflib.get_close_matches(name.casefold(), list(spelt), n=1)
     return (f"; did you mean {spelt[near[0]]!r}?" if near else ".") + listed
 

@@ -129,11 +129,10 @@ def _read(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 
 def _as_setting(option: str) -> str:
     """How a setting is given that came as an option, as other programs have it."""
-    from visurf.config.hints import hint
+    from visurf.config.hints import named
 
     name = option.partition("=")[0].lstrip("-").replace("-", "_")
-    said = hint(name, {})
-    return "; settings are given as key=value, such as optimizer.lr=1e-5" + (said if "Known" not in said else "")
+    return f"; settings are given as key=value, such as optimizer.lr=1e-5{named(name)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

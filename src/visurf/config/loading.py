@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from visurf.config.hints import hint
+from visurf.config.hints import unknown_key
 from visurf.config.limits import ConfigError
 from visurf.config.settings import Config
 from visurf.config.shipped import find_recipe
@@ -35,8 +37,9 @@ def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
         path = f"{where}.{key}" if where else str(key)
         if key not in known:
             # Other files that are built so, such as a study's, have keys of their own.
-            said = hint(path, known) if cls.__module__ in _OF_RECIPES else suggestion(str(key), dict(known))
-            raise ConfigError(f"unknown key {path!r}{said}")
+            if cls.__module__ in _OF_RECIPES:
+                raise ConfigError(unknown_key(path, value, known))
+            raise ConfigError(f"unknown key {path!r}{suggestion(str(key), dict(known))}")
         arguments[key] = _convert(known[key], value, path)
     return cls(**arguments)
 
@@ -148,6 +151,8 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     chain = (*above, path.resolve())
     if path.resolve() in above:
         raise ConfigError(f"a recipe is its own base: {' -> '.join(p.name for p in chain)}")
+    if _is_data(path):
+        raise ConfigError(f"{path}: this is data, no recipe; `visurf init {shlex.quote(str(path))}` writes a recipe for it")
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -163,6 +168,19 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     for name in names:
         merged = merge(merged, _with_bases(find_recipe(name, path.parent), chain))
     return merge(merged, own)
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a file holds samples by its name; one of JSON does where none of its keys is a recipe's."""
+    suffix = path.suffix.casefold()
+    if suffix != ".json":
+        return suffix in (".jsonl", ".csv", ".tsv")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        # YAML allows more than JSON.
+        return False
+    return not isinstance(values, Mapping) or values.keys().isdisjoint({"base", *(f.name for f in dataclasses.fields(Config))})
 
 
 def load_config(recipe: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
