@@ -86,7 +86,7 @@ class _Underway:
 
 
 class Run:
-    """A run folder being filled."""
+    """A run folder being filled; whoever makes it holds the folder's lock."""
 
     def __init__(self, config: Config, report: Report | None = None) -> None:
         """Read the data, refuse what cannot work, and find out where to go on."""
@@ -117,8 +117,6 @@ class Run:
                 "rollout.top_p below 1: log-probs are not those of the sampled distribution; ratios are biased", stacklevel=2
             )
         self.out = Path(config.out)
-        if self.out.exists() and not self.out.is_dir():
-            raise ConfigError(f"out={self.out}: a file is there; name a folder, which is made if need be")
         if not config.data.train:
             raise ConfigError("data.train is not set; name a JSONL file")
         self.train_data = load_data(config.data.train, config.data, self.task)
@@ -394,9 +392,13 @@ def train(config: Config, report: Report | None = None) -> Result:
         MemoryShortage: The smallest piece of a step does not fit; the same holds, unless the weights were being changed.
         CheckpointError: A checkpoint could not be written, or none is intact.
     """
-    run = Run(config, report)
+    rank, _ = parallel.start(config.process_timeout)
+    out = Path(config.out)
     with ExitStack() as held:
         with parallel.agreed():
-            if run.rank == 0:
-                held.enter_context(locked(run.out, "another run", "out="))
-        return run.run()
+            if out.exists() and not out.is_dir():
+                raise ConfigError(f"out={out}: a file is there; name a folder, which is made if need be")
+            if rank == 0:
+                held.enter_context(locked(out, "another run", "out="))
+        # What stands in the folder is read when nobody else can change it any more.
+        return Run(config, report).run()
