@@ -27,6 +27,7 @@ from visurf.judging import check_metric
 from visurf.locking import locked
 from visurf.loop import Loop
 from visurf.models import VisionLanguageModel, load_model
+from visurf.models.quantization import dtype_of
 from visurf.monitor import Monitor, Report
 from visurf.naming import look_up
 from visurf.nonfinite import NonFiniteError, diagnosis, incident_rows
@@ -283,7 +284,7 @@ class Run:
             return None
         frozen = load_model(
             start_of(self.config, self.out, index),
-            dtype=next(model.network.parameters()).dtype,
+            dtype=dtype_of(model.network),
             device="cpu" if is_sharded(stage.config) else model.device,
             min_pixels=stage.config.model.min_pixels,
             max_pixels=stage.config.model.max_pixels,
