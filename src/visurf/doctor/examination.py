@@ -45,6 +45,7 @@ class Choices:
         force: Sample even where that takes long.
         gpu: The device to estimate for; empty for this machine's.
         processes: Devices that share the model out, where the recipe says `parallel: fsdp2`.
+        memory: GB of the device to estimate for, where it is asked for without a name; else None.
     """
 
     limit: int = 0
@@ -52,6 +53,7 @@ class Choices:
     force: bool = False
     gpu: str = ""
     processes: int = 1
+    memory: float | None = None
 
 
 def examine(
@@ -235,7 +237,7 @@ def _rollouts(config: Config, task: Task, samples: Sequence[Sample], at_hand: At
 def _resources(config: Config, at_hand: AtHand, lengths: Sequence[Lengths], samples: Sequence[Sample], choices: Choices) -> Section:
     pictures = {image.name if not image.name.startswith("<") else id(image): image.size for s in samples for image in s.images}
     largest = max((w * h for w, h in pictures.values()), default=0)
-    machine = machine_for(choices.gpu, at_hand.parameters, MOST_ON_CPU, choices.processes)
+    machine = machine_for(choices.gpu, at_hand.parameters, MOST_ON_CPU, choices.processes, choices.memory)
     return check_resources(config, at_hand, lengths, machine, (len(pictures), largest))
 
 

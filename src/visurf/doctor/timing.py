@@ -47,12 +47,19 @@ class StepTime:
 
 
 def device_named(name: str) -> tuple[str, Device, int] | None:
-    """Name, rates and GB of memory of a device, by any part of its name that CUDA gives, or a word of that, such as 4090."""
-    device = known_device(name) or next((found for part, found in DEVICES.items() if name.upper() in part.upper().split()), None)
-    if device is None:
-        return None
-    full = next(part for part, found in DEVICES.items() if found is device)
-    return full, device, MEMORY[full]
+    """Name, rates and GB of memory of a device, or None.
+
+    Args:
+        name: As the table has it, as CUDA gives it, or a word of it with a number that is no memory's size, such as 4090.
+
+    >>> [device_named(name)[0] for name in ("h100", "NVIDIA H100 80GB HBM3", "h100 pcie", "4090")], device_named("80GB")
+    (['H100', 'H100', 'H100 PCIe', 'RTX 4090'], None)
+    """
+    asked, device = name.upper(), known_device(name)
+    found = [part for part in DEVICES if part.upper() == asked] + [part for part, known in DEVICES.items() if known is device]
+    if any(c.isdigit() for c in asked) and not asked.endswith("GB"):
+        found += [part for part in DEVICES if asked in part.upper().split()]
+    return (found[0], DEVICES[found[0]], MEMORY[found[0]]) if found else None
 
 
 def processor_rate(seconds: float = 0.2) -> Device:
