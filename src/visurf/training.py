@@ -18,6 +18,7 @@ from torch import nn
 from visurf import accounting, checkpoint, parallel
 from visurf.alarms import read_metrics
 from visurf.config import Config, ConfigError, to_dict
+from visurf.config.limits import check_processes
 from visurf.continuing import check_same_run, in_first_order, remember_order
 from visurf.data import DataSet, load_data
 from visurf.devices import warn_of_processor
@@ -107,6 +108,7 @@ class Run:
 
     def _open(self, config: Config) -> None:
         """Look up what the configuration names, read the data, find the last checkpoint."""
+        check_processes(config, self.processes)
         self.task: Task = look_up(config.task.name, TASKS, "task")
         check_metric(self.task, config.evaluation.metric)
         self.stages = stages(config)

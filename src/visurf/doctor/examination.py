@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from visurf.config import Config, ConfigError
+from visurf.config.limits import check_processes
 from visurf.data import DataSet, load_data
 from visurf.doctor.at_hand import AtHand, look
 from visurf.doctor.data import check_data, check_question
@@ -69,7 +70,7 @@ def examine(
         progress: Called with (done, total) while pictures are opened.
 
     Raises:
-        ConfigError: The recipe itself cannot work.
+        ConfigError: The recipe itself cannot work, or not with so many processes.
     """
     choices = choices or Choices()
     began = time.perf_counter()
@@ -85,6 +86,7 @@ def examine(
 
     task = look_up(config.task.name, TASKS, "task")
     listed = stages(config)
+    check_processes(config, choices.processes)
     if not config.data.train:
         raise ConfigError("data.train is not set; name a JSONL file")
     _examine(config, task, choices, done, progress)
