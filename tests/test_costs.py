@@ -6,13 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from naive import load_plain
 from replay import make_loop, optimise, replayed, update_gradient
 from visurf import accounting
+from visurf.attention.unread import part_left_out
 from visurf.config import ObjectiveConfig
 from visurf.costs import Meter, patch_values
 from visurf.mini.world import SHIFTED, referring_samples
+from visurf.models import load_model
 from visurf.paradigms import RLVR, SFT, VISURF
 from visurf.policy import Policy
+from visurf.rollout.local import Sampling, sample, stream
 
 
 def test_training_is_counted_by_the_rows_that_were_packed(tiny):
@@ -38,9 +42,41 @@ def test_the_flops_of_a_step_are_two_or_six_for_each_parameter_that_a_token_meet
     prompts = [tiny.encode_prompt(s, s.question) for s in samples]
     patches = sum(len(p.tensors["pixel_values"]) for p in prompts)
     predicted = sum(len(c.token_ids) for g in loop.groups for c in g.completions)
-    assert metrics["flops/train"] == 6.0 * (text * metrics["train/tokens"] + head.numel() * predicted + tower * patches)
+    # The last layer's feed-forward part sees of a prompt its last token only, and of a completion all tokens but its last.
+    spared = sum(p.numel() for p in tiny.network.get_decoder().layers[-1].mlp.parameters())
+    read = sum(1 + sum(len(c.token_ids) - 1 for c in g.completions) for g in loop.groups)
+    through = (text - spared) * metrics["train/tokens"] + spared * read + head.numel() * predicted + tower * patches
+    assert metrics["flops/train"] == 6.0 * through
     assert metrics["flops/sample"] == metrics["flops/score"] == 0
     assert "rate/mfu" not in metrics  # nobody knows what a CPU could do
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
+def test_the_last_feed_forward_part_is_counted_by_the_tokens_that_it_was_given(family_checkpoints, family):
+    model = load_model(family_checkpoints[family])
+    part, given = model.network.get_decoder().layers[-1].mlp, []
+    part.gate_proj.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0][..., 0].numel()))
+    loop = make_loop(model, RLVR)
+    prompts, groups = replayed(model)
+    update_gradient(loop, prompts, groups)
+    meter = loop.learner.meter
+    assert meter.parameters.read == sum(p.numel() for p in part.parameters())
+    assert 0 < meter.trained.read < meter.trained.tokens
+    assert meter.trained.read == sum(given)
+    given.clear()
+    streams = [[stream(5, i, j) for j in range(2)] for i in range(len(prompts))]
+    drawn = sample(loop.policy, model.family, prompts, 2, Sampling(max_tokens=3), model.eos_ids, streams)
+    meter.sample(prompts, drawn, shared=True)
+    assert len(prompts) < meter.sampled.read < meter.sampled.tokens
+    assert meter.sampled.read == sum(given)
+
+
+def test_where_every_token_passes_through_all_layers_nothing_is_counted_apart(family_checkpoints):
+    plain, model = load_plain(family_checkpoints["qwen2_5_vl"]), load_model(family_checkpoints["qwen2_5_vl"])
+    whole = accounting.count_parameters(plain, model.family.vision_module, part_left_out(plain))
+    parts = Meter.of(model, model.network, torch.device("cpu")).parameters
+    assert whole.read == 0 < parts.read
+    assert whole == dataclasses.replace(parts, text=parts.text + parts.read, read=0)
 
 
 def test_sampling_and_passes_without_gradient_are_counted_apart(tiny):

@@ -387,6 +387,9 @@ def test_converting_refuses_a_picture_folder_that_is_not_there(tmp_path, capsys)
     [
         (["--html", "/nope/x.html"], "there is no folder /nope"),
         (["--gpu", "foo"], "RTX 4090, RTX 3090; for another give --gpu-memory GB"),
+        (["--gpu", "A100 80 GB"], "--gpu A100 80 GB: expected one of H200, "),
+        (["--gpu", "80GB"], "--gpu 80GB: expected one of H200, "),
+        (["--gpu", "PCIe"], "--gpu PCIe: expected one of H200, "),
         (["--gpu-memory", "0"], "--gpu-memory takes more than 0 GB"),
     ],
 )
@@ -396,11 +399,33 @@ def test_check_looks_at_its_options_before_anything_else(given, said, capsys, mo
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("asked", "size"), [("4090", 24e9), ("a6000", 48e9), ("B200", 180e9), ("H100", 80e9), ("20.5 GB", 20.5e9)])
-def test_check_knows_usual_devices_by_short_names_and_any_by_its_memory(asked, size):
+@pytest.mark.parametrize(
+    ("asked", "name", "size"),
+    [
+        ("4090", "RTX 4090", 24e9),
+        ("a6000", "RTX A6000", 48e9),
+        ("B200", "NVIDIA B200", 180e9),
+        ("H100", "H100", 80e9),
+        ("h100", "H100", 80e9),
+        ("h100 pcie", "H100 PCIe", 80e9),
+        ("a100-sxm4-40gb", "A100-SXM4-40GB", 40e9),
+        ("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB", 80e9),
+    ],
+)
+def test_check_knows_usual_devices_by_short_names(asked, name, size):
     found = machine_for(asked, 0, 0)
-    assert (found.bytes, found.device is None) == (size, asked.endswith("GB"))
+    assert (found.name, found.bytes, found.device) == (name, size, DEVICES[name])
     assert set(MEMORY) == set(DEVICES)
+
+
+def test_check_knows_any_device_by_its_memory(monkeypatch):
+    found = machine_for("", 0, 0, 2, 20.5)
+    assert (found.name, found.bytes, found.device, found.processes) == ("a GPU of 20.5 GB", 20.5e9, None, 2)
+    seen = []
+    monkeypatch.setattr("visurf.doctor.examination.examine", lambda recipe, config, choices, *a: seen.append(choices) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["check", "demo", "--gpu-memory", "20.5"])
+    assert (seen[0].gpu, seen[0].memory) == ("", 20.5)
 
 
 def test_settings_that_cannot_work_name_what_can(tmp_path):

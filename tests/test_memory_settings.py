@@ -1,5 +1,6 @@
 """Quantised bases and offloaded states: what is asked for, what is refused. Nothing here ran on a GPU."""
 
+import dataclasses
 import warnings
 
 import pytest
@@ -10,13 +11,16 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 from tiny import MIN_PIXELS, make_tokens, picture
 from visurf import exporting, preparation, sharding
 from visurf.config import Config, ConfigError, LoraConfig, ModelConfig, RolloutConfig, load_config
+from visurf.config.limits import check_processes
 from visurf.config.settings import ServersConfig
 from visurf.doctor.at_hand import look
+from visurf.doctor.examination import Choices, examine
 from visurf.models import FAMILIES, load_model
 from visurf.models.quantization import check_quantization, dtype_of, is_quantized, left_whole, quantization_config
 from visurf.packing import Bundle, Scored, build_row
 from visurf.preparation import add_adapters, make_placement
 from visurf.rollout.transfer import merged
+from visurf.training import train
 from visurf.types import Objects, Sample
 
 QUANTIZED = LoraConfig(rank=4, quantize="4bit")
@@ -26,20 +30,39 @@ QUANTIZED = LoraConfig(rank=4, quantize="4bit")
     ("values", "said"),
     [
         ({"model": {"lora": {"quantize": "4bit"}}}, "set model.lora.rank"),
-        ({"model": {"lora": {"quantize": "8bit", "rank": 4}}, "parallel": "fsdp2"}, "parallel=ddp"),
         (
             {"model": {"lora": {"quantize": "4bit", "rank": 4}}, "rollout": {"engine": "vllm", "servers": {"push": "file"}}},
             "push=adapter",
         ),
         ({"model": {"offload": True}}, "needs parallel=fsdp2"),
         ({"model": {"lora": {"quantize": "3bit", "rank": 4}}}, "4bit"),
-        ({"parallel": "fsdp2", "rollout": {"cuda_graphs": "on", "whole_model": False}}, "whole_model=true"),
-        ({"parallel": "fsdp2", "rollout": {"engine": "vllm", "servers": {"push": "nccl"}}}, "parallel=ddp"),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_remedy(values, said):
     with pytest.raises(ConfigError, match=said):
         load_config(None, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model": {"lora": {"quantize": "8bit", "rank": 4}}}, "parallel=ddp"),
+        ({"rollout": {"cuda_graphs": "on", "whole_model": False}}, "whole_model=true"),
+        ({"rollout": {"engine": "vllm", "servers": {"push": "nccl"}}}, "parallel=ddp"),
+    ],
+)
+def test_what_processes_that_share_the_model_out_cannot_do_is_refused_to_them_alone(values, said, tmp_path, monkeypatch):
+    """The 7B recipes say parallel=fsdp2, which is to mean nothing to one process."""
+    config = load_config("visurf/mathvista_7b", values | {"out": str(tmp_path / "run")})
+    assert config.parallel == "fsdp2"
+    check_processes(config, 1)
+    check_processes(dataclasses.replace(config, parallel="ddp"), 2)
+    for run in (lambda: check_processes(config, 2), lambda: examine("r", config, Choices(processes=2))):
+        with pytest.raises(ConfigError, match=said):
+            run()
+    monkeypatch.setattr("visurf.parallel.start", lambda timeout: (0, 2))
+    with pytest.raises(ConfigError, match=said):
+        train(config)
 
 
 def test_what_can_work_is_taken():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 
 import pytest
 import torch
@@ -146,8 +147,11 @@ def test_limits_of_pixels_are_saved_where_the_source_keeps_its_own_in_the_proces
     whole = {"processor_class": "Qwen2_5_VLProcessor", "image_processor": json.loads(preprocessor.read_text())}
     (tmp_path / "source" / "processor_config.json").write_text(json.dumps(whole))
     preprocessor.unlink()
+    # As files in a store that several share; the superuser may write to them nevertheless, so the copy's mode is looked at.
+    (tmp_path / "source" / "processor_config.json").chmod(0o444)
     model = load_model(tmp_path / "source", min_pixels=MIN_PIXELS, max_pixels=2 * MIN_PIXELS)
     save_model(model, model.network, tmp_path / "saved")
     size = load_model(tmp_path / "saved").image_processor.size
     assert (size["shortest_edge"], size["longest_edge"]) == (MIN_PIXELS, 2 * MIN_PIXELS)
     assert json.loads((tmp_path / "saved" / "processor_config.json").read_text()) == {"processor_class": "Qwen2_5_VLProcessor"}
+    assert (tmp_path / "saved" / "processor_config.json").stat().st_mode & stat.S_IWUSR

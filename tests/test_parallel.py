@@ -90,6 +90,7 @@ def found(checkpoints, folder):
     adapters = {"paradigm": "sft_then_rlvr", "steps": 2, "model": {"lora": {"rank": 2}}, "evaluation": {"every": 0}}
     hinted = {"paradigm": "trapo", "steps": 2, "prompts_per_step": 3, "evaluation": {"every": 0}}
     half = {"paradigm": "visurf", "autocast": "on", "inner_steps": 2}
+    rounded = {"paradigm": "sft", "steps": 1, "checkpoint": {"every": 1}, "evaluation": {"every": 0}, "parallel": "fsdp2"}
     two = {
         "helpers": ("helpers", {}),
         "early": ("sent_early", {"checkpoint": checkpoint}),
@@ -100,6 +101,8 @@ def found(checkpoints, folder):
         "hinted": run("hinted-2", parallel="fsdp2", **hinted),
         "half": ("replay", {"checkpoint": checkpoint, "mode": "fsdp2", **half}),
         "offloaded": ("replay", {"checkpoint": checkpoint, "mode": "fsdp2", "offload": True, **REPLAYS["visurf"]}),
+        "rounded adapters": run("rounded-adapters", **rounded, model={"autocast": "on", "lora": {"rank": 2}}),
+        "rounded tower": run("rounded-tower", **rounded, model={"autocast": "on", "freeze_vision": True}),
         "failing": ("command", {"arguments": ["train", str(folder / "failing.yaml"), "--json"]}),
         "interrupted": ("command", {"arguments": ["train", str(folder / "interrupted.yaml"), "--json"]}),
     }
@@ -252,6 +255,13 @@ def test_layers_gathered_in_bfloat16_point_the_same_way(found):
         flat = [torch.cat([v.flatten().double() for v in step.values()]) for step in (two, one)]
         assert float(flat[0].norm()) == pytest.approx(float(flat[1].norm()), rel=0.05)
         assert float(flat[0] @ flat[1]) >= 0.99 * float(flat[0].norm() * flat[1].norm())
+
+
+@pytest.mark.parametrize("name", ["rounded-adapters/model", "rounded-tower/model", "rounded-tower/checkpoints/step-000001/model"])
+def test_a_tower_that_computes_in_bfloat16_leaves_what_is_written_in_float32(found, folder, name):
+    assert found[2, "rounded adapters"] == found[2, "rounded tower"] == [None, None]
+    assert {v.dtype for v in load_file(folder / name / "model.safetensors").values()} == {torch.float32}
+    assert json.loads((folder / name / "config.json").read_text())["dtype"] == "float32"
 
 
 def test_states_in_host_memory_change_no_gradient(found):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from visurf import accounting
+from visurf.attention.unread import part_left_out
 from visurf.cli import main
 from visurf.config import ConfigError
 from visurf.speed.benches import Bench, Plan, agreement
@@ -87,9 +88,11 @@ def test_both_sides_do_the_same_step_with_adapters():
     trained = {n for n, p in naive.policy.named_parameters() if p.requires_grad}
     assert trained
     assert all("lora_" in n for n in trained)
-    counted = accounting.count_parameters(visurf.policy.base(), "model.visual")
+    base = visurf.policy.base()
+    counted = accounting.count_parameters(base, "model.visual", part_left_out(base))
     plain = accounting.count_parameters(build_model(shape, CPU).network, "model.visual")
-    assert counted == plain, "adapters count nothing"
+    assert counted.read == 3 * 64 * 128
+    assert dataclasses.replace(counted, text=counted.text + counted.read, read=0) == plain, "adapters count nothing"
 
 
 def test_other_losses_are_an_error():
@@ -318,7 +321,7 @@ def test_parameters_are_counted_by_what_passes_through_them():
 
 def test_utilisation_by_hand():
     """6 x 3e9 parameters x 10,000 tokens in half a second are 360 TFLOP/s, of 790 on an H200."""
-    flops = accounting.training_flops(accounting.Parameters(3_000_000_000, 0, 0), 10_000, 0, 0)
+    flops = accounting.training_flops(accounting.Parameters(3_000_000_000, 0, 0), accounting.Passed(10_000))
     assert accounting.utilisation(flops, 0.5, "NVIDIA H200") == pytest.approx(360 / 790)
     assert accounting.utilisation(flops, 0.5, "AMD EPYC") is None
     assert accounting.known_device("NVIDIA H100 80GB HBM3").bandwidth == 3.35e12

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from visurf import checkpoint
 from visurf.config import ConfigError, load_config
 from visurf.groups import with_advantages
 from visurf.mini.demo import RECIPE
@@ -92,6 +93,23 @@ def test_another_run_in_the_same_folder_is_kept_out_and_one_that_failed_leaves_i
         train(small(out, steps=2), intrude)
     assert train(small(out, steps=2)).metrics
     assert heard == [1]
+
+
+def test_a_run_is_read_when_no_other_can_change_it_any_more(tmp_path, monkeypatch):
+    """One that ended between another's reading and its beginning would be trained a second time."""
+    out, read, heard = tmp_path / "run", checkpoint.newest_intact, []
+
+    def intrude(folder):
+        found = read(folder)
+        if not heard:
+            heard.append(found)
+            with pytest.raises(ConfigError, match="is at work in this folder"):
+                train(small(out, steps=2))
+        return found
+
+    monkeypatch.setattr(checkpoint, "newest_intact", intrude)
+    train(small(out, steps=2))
+    assert len(heard) == 1
 
 
 def test_the_final_model_loads_in_plain_transformers(uninterrupted):

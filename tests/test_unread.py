@@ -11,7 +11,7 @@ from torch import nn
 
 from test_packing import TEMPERATURE
 from tiny import make_prompt, make_tokens
-from visurf.attention.unread import skip_unread
+from visurf.attention.unread import part_left_out, skip_unread
 from visurf.models import FAMILIES, load_model
 from visurf.packing import Bundle, Scored, build_row
 from visurf.policy import Policy
@@ -53,6 +53,7 @@ def test_only_what_is_read_is_computed_in_the_last_layer(family_checkpoints, fam
     policy(row).sum().backward()
     assert counter.last == [read] * (1 + checkpointing)
     assert counter.other == [row.length] * (1 + checkpointing)
+    assert part_left_out(model.network) is model.network.get_decoder().layers[-1].mlp
 
 
 @pytest.mark.parametrize("family", SHARING)
@@ -95,6 +96,8 @@ def test_a_mixture_of_experts_is_left_alone():
 
     layer = nn.Module()
     layer.mlp, layer.self_attn = Experts(), nn.Identity()
-    skip_unread(SimpleNamespace(get_decoder=lambda: SimpleNamespace(layers=[layer])))
+    network = SimpleNamespace(get_decoder=lambda: SimpleNamespace(layers=[layer]))
+    skip_unread(network)
+    assert part_left_out(network) is None
     assert not layer.self_attn._forward_pre_hooks
     assert not layer.mlp._forward_hooks

@@ -6,7 +6,7 @@ Only unique tokens count, each prompt once; recomputation (gradient checkpointin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -59,58 +59,84 @@ def known_device(name: str) -> Device | None:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameters by what passes through them: text tokens, predicted tokens, picture patches. Input embeddings count nothing."""
+    """Parameters by what passes through them; input embeddings count nothing.
+
+    Attributes:
+        text: Every token of the language model.
+        head: Predicted tokens.
+        vision: Picture patches.
+        read: Only tokens whose last hidden state is read (`visurf.attention.unread`); 0 where all pass through all layers.
+    """
 
     text: int
     head: int
     vision: int
+    read: int = 0
 
 
-def count_parameters(network: Any, vision_module: str) -> Parameters:
+@dataclass
+class Passed:
+    """What went through a network.
+
+    Attributes:
+        tokens: Unique tokens of the language model.
+        read: Those whose last hidden state is read: each prompt's last one, and all of completions.
+        predicted: Tokens whose probability was asked for.
+        patches: Of the vision tower.
+    """
+
+    tokens: int = 0
+    read: int = 0
+    predicted: int = 0
+    patches: int = 0
+
+
+def count_parameters(network: Any, vision_module: str, read: Any = None) -> Parameters:
     """The parameters of a transformers model, adapters left out.
 
     Args:
         network: With `named_parameters`, `get_input_embeddings` and `get_output_embeddings`.
         vision_module: Dotted path of the vision tower, as in `visurf.models.Family`.
+        read: The module that only tokens pass through that are read, from `visurf.attention.unread.part_left_out`.
     """
     embeddings, head = network.get_input_embeddings().weight, network.get_output_embeddings().weight
-    vision = text = 0
+    inside = set() if read is None else {id(parameter) for parameter in read.parameters()}
+    vision = text = of_read = 0
     for name, parameter in network.named_parameters():
         if parameter is embeddings or parameter is head or "lora_" in name:
             continue
         if name.startswith(f"{vision_module}."):
             vision += parameter.numel()
+        elif id(parameter) in inside:
+            of_read += parameter.numel()
         else:
             text += parameter.numel()
-    return Parameters(text, head.numel(), vision)
+    return Parameters(text, head.numel(), vision, of_read)
 
 
-def forward_flops(parameters: Parameters, tokens: int, predicted: int, patches: int) -> float:
+def forward_flops(parameters: Parameters, passed: Passed) -> float:
     """2 x parameters per token that passes through them; attention's own products are not counted.
 
-    Args:
-        parameters: From `count_parameters`.
-        tokens: Unique tokens of the language model.
-        predicted: Those whose next token is scored.
-        patches: Of the vision tower.
+    >>> forward_flops(Parameters(100, 10, 5, read=20), Passed(tokens=7, read=4, predicted=3, patches=2))
+    1640.0
     """
-    return 2.0 * (parameters.text * tokens + parameters.head * predicted + parameters.vision * patches)
+    text = parameters.text * passed.tokens + parameters.read * passed.read
+    return 2.0 * (text + parameters.head * passed.predicted + parameters.vision * passed.patches)
 
 
-def training_flops(
-    parameters: Parameters, tokens: int, predicted: int, patches: int, *, adapters: bool = False, vision_trained: bool = True
-) -> float:
+def training_flops(parameters: Parameters, passed: Passed, *, adapters: bool = False, vision_trained: bool = True) -> float:
     """Forward and backward: 6 x parameters per token where they are trained, 4 x where only adapters are, 2 x where nothing is.
 
-    Arguments as in `forward_flops`; the vision tower never has adapters, so it is trained with everything or not at all.
+    The vision tower never has adapters, so it is trained with everything or not at all.
 
-    >>> training_flops(Parameters(100, 10, 5), 7, 3, 2)
-    4440.0
-    >>> training_flops(Parameters(100, 10, 5), 7, 3, 2, adapters=True, vision_trained=False)
-    2940.0
+    >>> parameters, passed = Parameters(100, 10, 5, read=20), Passed(tokens=7, read=4, predicted=3, patches=2)
+    >>> training_flops(parameters, passed)
+    4920.0
+    >>> training_flops(parameters, passed, adapters=True, vision_trained=False)
+    3260.0
     """
-    text = forward_flops(Parameters(parameters.text, parameters.head, 0), tokens, predicted, 0)
-    vision = forward_flops(Parameters(0, 0, parameters.vision), 0, 0, patches)
+    text = forward_flops(replace(parameters, vision=0), passed)
+    vision = forward_flops(Parameters(0, 0, parameters.vision), passed)
     return text * (2 if adapters else 3) + vision * (3 if vision_trained else 1)
 
 

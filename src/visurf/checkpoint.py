@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from visurf import checksums, parallel
+from visurf.models.writing import write_network
 
 
 class CheckpointError(RuntimeError):
@@ -130,7 +131,7 @@ def _write(
             _write_shards(dict(shards), partial / SHARDS)
     with parallel.agreed():
         if parallel.rank() == 0:
-            network.save_pretrained(partial / "model", state_dict=weights)
+            write_network(network, partial / "model", weights)
             torch.save(dict(state), partial / "state.pt")
             (partial / "progress.json").write_text(json.dumps(asdict(progress)))
     sums: list[tuple[str, str]] = []

@@ -11,20 +11,13 @@ import torch
 from torch import nn
 
 from visurf import accounting, parallel
+from visurf.accounting import Passed
+from visurf.attention.unread import part_left_out
 
 if TYPE_CHECKING:
     from visurf.models.family import Prompt, VisionLanguageModel
     from visurf.packing import Bundle
     from visurf.rollout.types import Rollout
-
-
-@dataclass
-class Passed:
-    """What went through the network: text tokens, tokens whose probability was asked for, picture patches."""
-
-    tokens: int = 0
-    predicted: int = 0
-    patches: int = 0
 
 
 @dataclass
@@ -57,7 +50,7 @@ class Meter:
         base = network.get_base_model() if hasattr(network, "get_base_model") else network
         tower: nn.Module = base.get_submodule(model.family.vision_module)
         return cls(
-            accounting.count_parameters(base, model.family.vision_module),
+            accounting.count_parameters(base, model.family.vision_module, part_left_out(base)),
             patch_values(base.config),
             base is not network,
             any(p.requires_grad for p in tower.parameters()),
@@ -84,7 +77,9 @@ class Meter:
         for prompt, group in zip(prompts, rollouts, strict=True):
             runs = 1 if shared else len(group)
             drawn = [len(rollout.token_ids) for rollout in group]
-            self.sampled.tokens += len(prompt.token_ids) * runs + sum(max(n - 1, 0) for n in drawn)
+            read = runs + sum(max(n - 1, 0) for n in drawn)
+            self.sampled.tokens += (len(prompt.token_ids) - 1) * runs + read
+            self.sampled.read += read
             self.sampled.predicted += sum(drawn)
             self.sampled.patches += self.patches([prompt]) * runs
 
@@ -94,12 +89,11 @@ class Meter:
         Args:
             seconds: What this process's training part took.
         """
-        count, passed = self.parameters, (self.trained, self.scored, self.sampled)
-        trained, scored, sampled = ((p.tokens, p.predicted, p.patches) for p in passed)
+        count = self.parameters
         mine = (
-            accounting.training_flops(count, *trained, adapters=self.adapters, vision_trained=self.vision_trained),
-            accounting.forward_flops(count, *scored),
-            accounting.forward_flops(count, *sampled),
+            accounting.training_flops(count, self.trained, adapters=self.adapters, vision_trained=self.vision_trained),
+            accounting.forward_flops(count, self.scored),
+            accounting.forward_flops(count, self.sampled),
             1.0,
         )
         self.trained, self.scored, self.sampled = Passed(), Passed(), Passed()
@@ -110,6 +104,7 @@ class Meter:
 
     def _row(self, kind: Passed, bundles: Sequence[Bundle]) -> None:
         kind.tokens += sum(bundle.tokens for bundle in bundles)
+        kind.read += sum(bundle.tokens - len(bundle.prompt.token_ids) + 1 for bundle in bundles)
         kind.predicted += sum(len(s.token_ids) for bundle in bundles for s in bundle.sequences)
         kind.patches += self.patches([bundle.prompt for bundle in bundles])
 

@@ -18,6 +18,7 @@ from torch import nn
 from visurf import accounting, checkpoint, parallel
 from visurf.alarms import read_metrics
 from visurf.config import Config, ConfigError, to_dict
+from visurf.config.limits import check_processes
 from visurf.continuing import check_same_run, in_first_order, remember_order
 from visurf.data import DataSet, load_data
 from visurf.devices import warn_of_processor
@@ -27,6 +28,7 @@ from visurf.judging import check_metric
 from visurf.locking import locked
 from visurf.loop import Loop
 from visurf.models import VisionLanguageModel, load_model
+from visurf.models.quantization import dtype_of
 from visurf.monitor import Monitor, Report
 from visurf.naming import look_up
 from visurf.nonfinite import NonFiniteError, diagnosis, incident_rows
@@ -86,7 +88,7 @@ class _Underway:
 
 
 class Run:
-    """A run folder being filled."""
+    """A run folder being filled; whoever makes it holds the folder's lock."""
 
     def __init__(self, config: Config, report: Report | None = None) -> None:
         """Read the data, refuse what cannot work, and find out where to go on."""
@@ -106,6 +108,7 @@ class Run:
 
     def _open(self, config: Config) -> None:
         """Look up what the configuration names, read the data, find the last checkpoint."""
+        check_processes(config, self.processes)
         self.task: Task = look_up(config.task.name, TASKS, "task")
         check_metric(self.task, config.evaluation.metric)
         self.stages = stages(config)
@@ -117,8 +120,6 @@ class Run:
                 "rollout.top_p below 1: log-probs are not those of the sampled distribution; ratios are biased", stacklevel=2
             )
         self.out = Path(config.out)
-        if self.out.exists() and not self.out.is_dir():
-            raise ConfigError(f"out={self.out}: a file is there; name a folder, which is made if need be")
         if not config.data.train:
             raise ConfigError("data.train is not set; name a JSONL file")
         self.train_data = load_data(config.data.train, config.data, self.task)
@@ -285,7 +286,7 @@ class Run:
             return None
         frozen = load_model(
             start_of(self.config, self.out, index),
-            dtype=next(model.network.parameters()).dtype,
+            dtype=dtype_of(model.network),
             device="cpu" if is_sharded(stage.config) else model.device,
             min_pixels=stage.config.model.min_pixels,
             max_pixels=stage.config.model.max_pixels,
@@ -394,9 +395,13 @@ def train(config: Config, report: Report | None = None) -> Result:
         MemoryShortage: The smallest piece of a step does not fit; the same holds, unless the weights were being changed.
         CheckpointError: A checkpoint could not be written, or none is intact.
     """
-    run = Run(config, report)
+    rank, _ = parallel.start(config.process_timeout)
+    out = Path(config.out)
     with ExitStack() as held:
         with parallel.agreed():
-            if run.rank == 0:
-                held.enter_context(locked(run.out, "another run", "out="))
-        return run.run()
+            if out.exists() and not out.is_dir():
+                raise ConfigError(f"out={out}: a file is there; name a folder, which is made if need be")
+            if rank == 0:
+                held.enter_context(locked(out, "another run", "out="))
+        # What stands in the folder is read when nobody else can change it any more.
+        return Run(config, report).run()

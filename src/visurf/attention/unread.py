@@ -29,6 +29,13 @@ def skip_unread(network: Any) -> None:
     feed_forward.register_forward_hook(unread.put)
 
 
+def part_left_out(network: Any) -> nn.Module | None:
+    """The feed-forward part that `skip_unread` has prepared; None where it has prepared none."""
+    part: nn.Module | None = getattr(network.get_decoder().layers[-1], "mlp", None)
+    hooks = () if part is None else part._forward_pre_hooks.values()
+    return part if any(isinstance(getattr(hook, "__self__", None), _Unread) for hook in hooks) else None
+
+
 class _Unread:
     """The hooks of one network; a copy of the network gets a copy of this, too.
 

@@ -47,10 +47,8 @@ def _check(options: argparse.Namespace) -> int:
         raise ValueError("--limit and --prompts take 0 or more")
     if options.gpus < 1:
         raise ValueError("--gpus takes 1 or more")
-    if options.gpu_memory is not None:
-        if not options.gpu_memory > 0:
-            raise ValueError(f"--gpu-memory takes more than 0 GB, got {options.gpu_memory:g}")
-        options.gpu = f"{options.gpu_memory:g} GB"
+    if options.gpu_memory is not None and not options.gpu_memory > 0:
+        raise ValueError(f"--gpu-memory takes more than 0 GB, got {options.gpu_memory:g}")
     # What the estimates and the pages need, before minutes of checks.
     if options.gpu:
         machine_for(options.gpu, 0, 0)
@@ -66,7 +64,7 @@ def _check(options: argparse.Namespace) -> int:
         if sys.stderr.isatty() and total >= 1000:
             print(f"\r{done:,} of {total:,} pictures", end="\r" if done < total else "\n", file=sys.stderr, flush=True)
 
-    choices = Choices(options.limit, options.prompts, options.rollouts, options.gpu, options.gpus)
+    choices = Choices(options.limit, options.prompts, options.rollouts, options.gpu, options.gpus, options.gpu_memory)
     diagnosis = examine(options.recipe, config, choices, tell, progress)
     print(f"\n{diagnosis.conclusion} ({diagnosis.seconds:.0f} s)")
     if options.html is not None:

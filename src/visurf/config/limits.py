@@ -81,6 +81,32 @@ def check_limits(config: Config) -> None:
     _check_memory(config)
 
 
+def check_processes(config: Config, processes: int) -> None:
+    """Refuse values that cannot work with so many processes; for one alone ``parallel: fsdp2`` means nothing.
+
+    Raises:
+        ConfigError: Names the key, what came and what to set.
+    """
+    if config.parallel != "fsdp2" or processes == 1:
+        return
+    if config.rollout.cuda_graphs == "on" and not config.rollout.whole_model:
+        raise ConfigError(
+            "rollout.cuda_graphs: got 'on' with parallel=fsdp2 and rollout.whole_model=false: processes meet in every step, which "
+            "a recorded step leaves out; set rollout.cuda_graphs=off, or rollout.whole_model=true"
+        )
+    if config.rollout.engine == "vllm" and config.rollout.servers.push == "nccl":
+        raise ConfigError(
+            "rollout.servers.push: got 'nccl' with parallel=fsdp2: no process holds the whole weights to send; set "
+            "rollout.servers.push=auto, or parallel=ddp"
+        )
+    bits = config.model.lora.quantize
+    if bits != "none":
+        raise ConfigError(
+            f"model.lora.quantize: got {bits!r} with parallel=fsdp2: a quantised base is held whole by every process; set "
+            "parallel=ddp, or model.lora.quantize=none"
+        )
+
+
 def _check_rollouts(config: Config) -> None:
     if not 0 < config.rollout.top_p <= 1:
         raise ConfigError(f"rollout.top_p: expected a number in (0, 1], got {config.rollout.top_p!r}")
@@ -88,16 +114,6 @@ def _check_rollouts(config: Config) -> None:
         for name in ("overlap", "correction"):
             if getattr(config.rollout, name):
                 raise ConfigError(f"rollout.{name}: needs rollout.engine=vllm; in process the policy samples itself")
-    if config.rollout.cuda_graphs == "on" and config.parallel == "fsdp2" and not config.rollout.whole_model:
-        raise ConfigError(
-            "rollout.cuda_graphs: got 'on' with parallel=fsdp2 and rollout.whole_model=false: processes meet in every step, which "
-            "a recorded step leaves out; set rollout.cuda_graphs=off, or rollout.whole_model=true"
-        )
-    if config.rollout.engine == "vllm" and config.rollout.servers.push == "nccl" and config.parallel == "fsdp2":
-        raise ConfigError(
-            "rollout.servers.push: got 'nccl' with parallel=fsdp2: no process holds the whole weights to send; set "
-            "rollout.servers.push=auto, or parallel=ddp"
-        )
     if config.rollout.servers.push == "adapter" and not config.model.lora.rank:
         raise ConfigError("rollout.servers.push: got 'adapter', but model.lora.rank is 0: nothing but the whole can be pushed")
 
@@ -112,11 +128,6 @@ def _check_memory(config: Config) -> None:
         raise ConfigError(
             f"model.lora.quantize: got {bits!r}, but model.lora.rank is 0: quantised weights cannot be trained, only adapters "
             "on them; set model.lora.rank, such as 64, or model.lora.quantize=none"
-        )
-    if config.parallel == "fsdp2":
-        raise ConfigError(
-            f"model.lora.quantize: got {bits!r} with parallel=fsdp2: a quantised base is held whole by every process; set "
-            "parallel=ddp, or model.lora.quantize=none"
         )
     if config.rollout.engine == "vllm" and config.rollout.servers.push not in ("auto", "adapter"):
         raise ConfigError(

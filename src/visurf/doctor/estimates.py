@@ -51,8 +51,15 @@ class Machine:
     processes: int = 1
 
 
-def machine_for(asked: str, parameters: int, most_on_cpu: int, processes: int = 1) -> Machine:
+def machine_for(asked: str, parameters: int, most_on_cpu: int, processes: int = 1, memory: float | None = None) -> Machine:
     """The device that was asked for, this machine's GPU, or its processor for models small enough for one.
+
+    Args:
+        asked: Name of a device, empty for none.
+        parameters: Of the model.
+        most_on_cpu: Parameters of the largest model that a processor is for.
+        processes: Of the run, one a device.
+        memory: GB of a device that is asked for without a name.
 
     Raises:
         ValueError: The device that was asked for is not known.
@@ -60,10 +67,9 @@ def machine_for(asked: str, parameters: int, most_on_cpu: int, processes: int = 
     import torch
 
     host = _host_memory()
+    if memory is not None:
+        return Machine(f"a GPU of {memory:g} GB", memory * 1e9, None, gpu=True, device=None, processes=processes)
     if asked:
-        if asked.endswith(" GB"):
-            size = float(asked.removesuffix(" GB"))
-            return Machine(f"a GPU of {asked}", size * 1e9, None, gpu=True, device=None, processes=processes)
         found = device_named(asked)
         if found is None:
             raise ValueError(f"--gpu {asked}: expected one of {', '.join(MEMORY)}; for another give --gpu-memory GB")

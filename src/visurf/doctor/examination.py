@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from visurf.config import Config, ConfigError
+from visurf.config.limits import check_processes
 from visurf.data import DataSet, load_data
 from visurf.doctor.at_hand import AtHand, look
 from visurf.doctor.data import check_data, check_question
@@ -45,6 +46,7 @@ class Choices:
         force: Sample even where that takes long.
         gpu: The device to estimate for; empty for this machine's.
         processes: Devices that share the model out, where the recipe says `parallel: fsdp2`.
+        memory: GB of the device to estimate for, where it is asked for without a name; else None.
     """
 
     limit: int = 0
@@ -52,6 +54,7 @@ class Choices:
     force: bool = False
     gpu: str = ""
     processes: int = 1
+    memory: float | None = None
 
 
 def examine(
@@ -67,7 +70,7 @@ def examine(
         progress: Called with (done, total) while pictures are opened.
 
     Raises:
-        ConfigError: The recipe itself cannot work.
+        ConfigError: The recipe itself cannot work, or not with so many processes.
     """
     choices = choices or Choices()
     began = time.perf_counter()
@@ -83,6 +86,7 @@ def examine(
 
     task = look_up(config.task.name, TASKS, "task")
     listed = stages(config)
+    check_processes(config, choices.processes)
     if not config.data.train:
         raise ConfigError("data.train is not set; name a JSONL file")
     _examine(config, task, choices, done, progress)
@@ -235,7 +239,7 @@ def _rollouts(config: Config, task: Task, samples: Sequence[Sample], at_hand: At
 def _resources(config: Config, at_hand: AtHand, lengths: Sequence[Lengths], samples: Sequence[Sample], choices: Choices) -> Section:
     pictures = {image.name if not image.name.startswith("<") else id(image): image.size for s in samples for image in s.images}
     largest = max((w * h for w, h in pictures.values()), default=0)
-    machine = machine_for(choices.gpu, at_hand.parameters, MOST_ON_CPU, choices.processes)
+    machine = machine_for(choices.gpu, at_hand.parameters, MOST_ON_CPU, choices.processes, choices.memory)
     return check_resources(config, at_hand, lengths, machine, (len(pictures), largest))
 
 

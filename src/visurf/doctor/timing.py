@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visurf.accounting import DEVICES, Device, Parameters, decode_bytes, forward_flops, known_device, training_flops
+from visurf.accounting import DEVICES, Device, Parameters, Passed, decode_bytes, forward_flops, known_device, training_flops
 from visurf.config import Config
 from visurf.doctor.memory import estimate, together, trained_parameters
 from visurf.doctor.shape import Shape
@@ -47,12 +47,19 @@ class StepTime:
 
 
 def device_named(name: str) -> tuple[str, Device, int] | None:
-    """Name, rates and GB of memory of a device, by any part of its name that CUDA gives, or a word of that, such as 4090."""
-    device = known_device(name) or next((found for part, found in DEVICES.items() if name.upper() in part.upper().split()), None)
-    if device is None:
-        return None
-    full = next(part for part, found in DEVICES.items() if found is device)
-    return full, device, MEMORY[full]
+    """Name, rates and GB of memory of a device, or None.
+
+    Args:
+        name: As the table has it, as CUDA gives it, or a word of it with a number that is no memory's size, such as 4090.
+
+    >>> [device_named(name)[0] for name in ("h100", "NVIDIA H100 80GB HBM3", "h100 pcie", "4090")], device_named("80GB")
+    (['H100', 'H100', 'H100 PCIe', 'RTX 4090'], None)
+    """
+    asked, device = name.upper(), known_device(name)
+    found = [part for part in DEVICES if part.upper() == asked] + [part for part, known in DEVICES.items() if known is device]
+    if any(c.isdigit() for c in asked) and not asked.endswith("GB"):
+        found += [part for part in DEVICES if asked in part.upper().split()]
+    return (found[0], DEVICES[found[0]], MEMORY[found[0]]) if found else None
 
 
 def processor_rate(seconds: float = 0.2) -> Device:
@@ -73,7 +80,10 @@ def processor_rate(seconds: float = 0.2) -> Device:
 
 
 def step_time(shape: Shape, work: Work, config: Config, precision: Precision, device: Device) -> StepTime:
-    """Seconds of a step with a typical prompt; scoring, the optimiser and data are left out."""
+    """Seconds of a step with a typical prompt; scoring, the optimiser and data are left out.
+
+    Every token is counted through all layers, though the last one's feed-forward part leaves some out (`visurf.attention.unread`).
+    """
     text = shape.parameters - shape.vision_parameters - shape.embedding_parameters
     tied = shape.head_parameters == shape.embedding_parameters and shape.parameters < text + 2 * shape.embedding_parameters
     counted = Parameters(text if tied else text - shape.head_parameters, shape.head_parameters, shape.vision_parameters)
@@ -81,15 +91,14 @@ def step_time(shape: Shape, work: Work, config: Config, precision: Precision, de
     rate = device.flops * COMPUTED
     prefill = decode = 0.0
     if work.rollouts:
-        prefill = forward_flops(counted, tokens, work.prompts * work.rollouts, patches) / rate
+        prefill = forward_flops(counted, Passed(tokens, predicted=work.prompts * work.rollouts, patches=patches)) / rate
         weights = (counted.text + counted.head) * precision.low
         at_once = together(work, config)
         keys = 2 * shape.keys * shape.layers * precision.low
         lengths = [[work.completion] * work.rollouts] * at_once
         read = decode_bytes(weights, keys, [work.prompt] * at_once, lengths) / (device.bandwidth * READ)
-        drawn = (
-            forward_flops(counted, at_once * work.rollouts * work.completion, at_once * work.rollouts * work.completion, 0) / rate
-        )
+        draws = at_once * work.rollouts * work.completion
+        drawn = forward_flops(counted, Passed(draws, predicted=draws)) / rate
         decode = math.ceil(work.prompts / at_once) * max(read, drawn)
     adapters = config.model.lora.rank > 0
     trained_tower = not adapters and not config.model.freeze_vision
@@ -99,14 +108,12 @@ def step_time(shape: Shape, work: Work, config: Config, precision: Precision, de
         patches *= work.passes(config.tokens_per_microbatch)
     flops = training_flops(
         counted,
-        trained,
-        work.prompts * work.predicted,
-        patches,
+        Passed(trained, predicted=work.prompts * work.predicted, patches=patches),
         adapters=adapters,
         vision_trained=trained_tower,
     )
     if config.model.gradient_checkpointing:
-        flops += forward_flops(counted, trained, 0, patches if trained_tower else 0)
+        flops += forward_flops(counted, Passed(trained, patches=patches if trained_tower else 0))
     if config.model.lora.quantize != "none":
         # Every pass writes the layers out in bfloat16 and reads them again.
         layers = shape.linear_parameters - shape.head_parameters

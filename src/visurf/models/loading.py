@@ -20,6 +20,7 @@ from visurf.models.llava_onevision import LLAVA_ONEVISION
 from visurf.models.quantization import Bits, quantization_config
 from visurf.models.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from visurf.models.smolvlm import SMOLVLM
+from visurf.models.writing import write_network
 from visurf.naming import look_up
 from visurf.patches import use_products
 from visurf.sources import check_reachable, model_of, run_of
@@ -171,13 +172,14 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     if untied:
         weights = _untied(network, network.state_dict() if weights is None else weights)
-    network.save_pretrained(folder, state_dict=weights)
+    write_network(network, folder, weights)
     model.tokenizer.save_pretrained(folder)
     model.image_processor.save_pretrained(folder)
     for name in _PROCESSOR_FILES:
         origin = _file_of(model.source, name)
         if origin is not None and not (folder / name).exists():
-            shutil.copy(origin, folder / name)
+            # The text alone: the source may be read-only.
+            shutil.copyfile(origin, folder / name)
             _drop_image_processor(folder / name)
 
 

@@ -76,6 +76,11 @@ def is_quantized(network: Any) -> bool:
     return getattr(base, "quantization_method", None) is not None
 
 
-def dtype_of(network: nn.Module) -> torch.dtype:
-    """The floating type of a network's parameters; quantised ones are held as integers and have none."""
-    return next(p.dtype for p in network.parameters() if p.dtype.is_floating_point)
+def dtype_of(network: Any) -> torch.dtype:
+    """The floating type that a network was loaded in, which is that of its input embeddings.
+
+    Other parameters may be of another type: quantised layers are held as integers, and a frozen vision tower in the type that it
+    computes in (`visurf.sharding`).
+    """
+    found: torch.dtype = network.get_input_embeddings().weight.dtype
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from visurf import accounting
+from visurf.attention.unread import part_left_out
 from visurf.config import ConfigError
 from visurf.speed.contenders import Naive, Outcome, Visurf, patch_count, token_count
 from visurf.speed.measure import Series, alternate, peak_memory
@@ -168,11 +169,10 @@ class Bench:
             sides["naive"] = lambda number: naive.train(prompts, groups)
         series = self.alternate(sides)
         unique = report.about["unique_tokens"]
-        counts = accounting.count_parameters(self.visurf.policy.base(), self.visurf.model.family.vision_module)
         adapters = bool(self.visurf.shape.lora_rank)
-        flops = accounting.training_flops(
-            counts, unique, token_count(groups), patch_count(prompts), adapters=adapters, vision_trained=not adapters
-        )
+        read = unique - sum(len(p.token_ids) - 1 for p in prompts)
+        passed = accounting.Passed(unique, read, token_count(groups), patch_count(prompts))
+        flops = accounting.training_flops(self._parameters(), passed, adapters=adapters, vision_trained=not adapters)
         seconds = statistics.median(series["visurf"].wall)
         known = accounting.known_device(self._device_name())
         more = {"flops": flops, "mfu": accounting.utilisation(flops, seconds, self._device_name())}
@@ -182,6 +182,10 @@ class Bench:
         if self.naive:
             mine, theirs = (series[name].results[0] for name in ("visurf", "naive"))
             report.notes.append(f"naive: log-probs differ by at most {float((mine - theirs).abs().max()):.1e}")
+
+    def _parameters(self) -> accounting.Parameters:
+        base = self.visurf.policy.base()
+        return accounting.count_parameters(base, self.visurf.model.family.vision_module, part_left_out(base))
 
     def _device_name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
@@ -215,16 +219,17 @@ class Bench:
         if known is None:
             return {}
         base = self.visurf.policy.base()
-        counts = accounting.count_parameters(base, self.visurf.model.family.vision_module)
+        counts = self._parameters()
         if decoded is None:
             tokens = sum(len(p.token_ids) for p in prompts)
-            return {"floor_seconds": accounting.forward_flops(counts, tokens, len(prompts), patch_count(prompts)) / known.flops}
+            passed = accounting.Passed(tokens, len(prompts), len(prompts), patch_count(prompts))
+            return {"floor_seconds": accounting.forward_flops(counts, passed) / known.flops}
         text = base.config.get_text_config()
         size = base.lm_head.weight.element_size()
         head = text.hidden_size // text.num_attention_heads
         per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head * size
         lengths = [g.rollouts for g in self.workload.groups]
-        moved = accounting.decode_bytes((counts.text + counts.head) * size, per_token, decoded, lengths)
+        moved = accounting.decode_bytes((counts.text + counts.read + counts.head) * size, per_token, decoded, lengths)
         return {"floor_seconds": moved / known.bandwidth}
 
     def memory(self, side: str) -> float:
