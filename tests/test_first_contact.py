@@ -122,6 +122,16 @@ def test_points_in_fractions_are_told_from_pixels(write):
         assert load_data(str(write({"points": [point]})), DataConfig(), TASKS["gui"]).samples[0].target.points == (tuple(point),)
 
 
+def test_init_that_skips_bad_rows_finds_the_task_of_the_others(write, capsys):
+    rows = write({"text": "seven"}, {"text": "eight"})
+    rows.write_text(rows.read_text() + "\nno row\n")
+    assert main(["init", "data.jsonl", "data.on_bad_sample=skip"]) == 0
+    assert load_config("data.yaml").task.name == "question_answering"
+    rows.write_text("no row\n")
+    assert main(["init", "data.jsonl", "data.on_bad_sample=skip", "--force"]) == 2
+    assert "no usable sample" in capsys.readouterr().err
+
+
 def test_init_takes_any_answer_to_a_question(write, capsys):
     for answer in (".", "...", "7 a.m."):
         write({"text": answer})

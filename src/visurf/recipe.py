@@ -176,7 +176,8 @@ def choose_task(data: Path, config: DataConfig, named: str = "") -> tuple[Task, 
             break
         except DataError as error:
             problems.append(error)
-            if "needs" not in str(error):
+            # Where bad rows are skipped, rows that a task does not take are all skipped.
+            if "needs" not in str(error) and not (config.on_bad_sample == "skip" and "no usable sample" in str(error)):
                 raise
     else:
         raise DataError(f"{data}: no task takes all of its targets; {problems[0]}")
