@@ -110,7 +110,7 @@ def test_init_overwrites_nothing_unless_asked_to(data, capsys):
     ("arguments", "message"),
     [
         (["train", "none.yaml"], "no recipe at none.yaml"),
-        (["train", str(RECIPE), "optimiser.lr=1"], "unknown key 'optimiser'; did you mean 'optimizer'"),
+        (["train", str(RECIPE), "optimiser.lr=1"], "unknown key 'optimiser.lr'; did you mean optimizer.lr"),
         (["train", str(RECIPE), "steps=many"], "steps: expected int, got 'many'"),
         (["train", str(RECIPE), "steps=0"], "steps: expected more than 0"),
         (["train", str(RECIPE), "paradigm=visurv"], "did you mean 'visurf'"),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmark_miniatures import dump, mask_file, picture
 from visurf.cli import WANTED, build_parser, environment, main, measuring
+from visurf.cli.asking import asked_of_task
 from visurf.cli.measuring import CONFIDENCES, CONVENTIONS
 from visurf.metrics.detection import CONFIDENCE_SOURCES
 from visurf.metrics.segmentation import SEGMENTATION_CONVENTIONS
@@ -376,7 +377,7 @@ def test_what_of_a_runs_recipe_holds_for_a_task(run_folder, task, changes, promp
     reward = {"weights": {"accuracy": 2}, "segmenter": "classical", "frame": [100, 100]}
     run = run_folder({"task": {"name": "referring", "prompt": "published"}, "reward": reward, "threads": 3})
     options = argparse.Namespace(model=str(run), recipe=None, override=changes)
-    config, told = measuring._settings(options, {"evaluation": {"limit": 7}}, task)
+    config, told = asked_of_task(options, {"evaluation": {"limit": 7}}, task)
     assert (config.task.prompt, config.reward.weights) == (prompt, weights)
     assert told.endswith(left_out)
     assert bool(told) == bool(left_out)
@@ -384,7 +385,7 @@ def test_what_of_a_runs_recipe_holds_for_a_task(run_folder, task, changes, promp
     assert config.model.path == str(run / "model")
     # A recipe that is named holds as it stands.
     options.recipe = str(run / "config.yaml")
-    config, told = measuring._settings(options, {}, task)
+    config, told = asked_of_task(options, {}, task)
     assert told == ""
     assert config.reward.segmenter == "classical"
 
