@@ -66,7 +66,7 @@ release-check: install
 	$(BIN)/python .ci/release.py
 
 # The papers in miniature (docs/results/papers-in-miniature.md). Hours on 2 cores, and it goes on where it stood; with QUICK=1 one seed, half
-# the steps and fewer questions, about 10 minutes, good for directions only.
+# the steps and fewer questions, about 10 minutes (9 on one quiet core), good for directions only.
 # Bases of other sizes and of another architecture, trained from the first where they are not there.
 BASES := one_layer:--layers,1,--steps,1800 two_layers:--layers,2,--steps,1200 qwen2_vl:--older,--steps,1200
 STUDIES := studies/table1/*.yaml studies/equal_compute/*.yaml studies/equal_updates/*.yaml studies/table2/*.yaml studies/abandoned/*.yaml studies/ablation/*.yaml studies/stages/*.yaml studies/rivals/*.yaml studies/visual_rft/*.yaml studies/reassessing/*.yaml studies/alarms/*.yaml

@@ -309,6 +309,10 @@ TABLES: dict[str, Callable[[Results], str]] = {
 }
 
 
+# Tables whose numbers come from files of their own, and not from the studies that were run.
+_ELSEWHERE = ("costs",)
+
+
 def fill(page: str, found: Results) -> str:
     """The page with its tables written anew.
 
@@ -329,6 +333,13 @@ def read(folder: Path) -> Results:
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
+def printed(found: Results) -> str:
+    """The tables of studies that were run, the main one last, where a terminal shows it."""
+    names = sorted((name for name in TABLES if name not in _ELSEWHERE), key=lambda name: name == "table1")
+    tables = {name: TABLES[name](found) for name in names}
+    return "\n\n".join(f"{name}\n\n{table}" for name, table in tables.items() if NOT_RUN.partition(":")[0] not in table) + "\n"
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -339,7 +350,7 @@ def main() -> int:
     options = parser.parse_args()
     found = read(options.results)
     if options.print:
-        sys.stdout.write("\n\n".join(f"{name}\n\n{write(found)}" for name, write in TABLES.items()) + "\n")
+        sys.stdout.write(printed(found))
         return 0
     before = options.page.read_text()
     after = fill(before, found)

@@ -177,3 +177,15 @@ def test_what_a_step_costs_is_measured_in_a_process_of_its_own():
         costs.in_child("absent", 3)
     if page.COSTS.exists():
         assert [row["paradigm"] for row in json.loads(page.COSTS.read_text())["rows"]] == names
+
+
+def test_what_is_printed_are_the_studies_that_were_run_the_main_table_last():
+    page = script("page")
+    found = {name: results for name, results in page.read(RESULTS).items() if name.startswith(("table1", "ablation"))}
+    text = page.printed(found)
+    assert "not run yet" not in text
+    titles = [line for line in text.splitlines() if line in page.TABLES]
+    assert titles[-1] == "table1"
+    assert "ablation-nonobject" in titles
+    assert "rivals-nonobject" not in titles
+    assert "costs" not in titles

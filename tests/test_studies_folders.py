@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import yaml
@@ -99,6 +100,22 @@ def test_tests_may_have_dots_in_their_names(tmp_path):
     job = jobs_of(tmp_path, tests={"v1.0": "world:shifted?count=4&seed=9"})[1]
     measured(job, tmp_path / "out")
     assert task_of(tmp_path / "out" / job.folder / "tests" / "v1.0").name == "referring"
+
+
+def test_a_lock_leaves_no_folder_where_nothing_came_of_it(tmp_path):
+    out = tmp_path / "runs/one"
+    with pytest.raises(KeyError), locked(out, "a run", "out="):
+        raise KeyError
+    assert not out.exists()
+    out.mkdir()
+    with pytest.raises(KeyError), locked(out, "a run", "out="):
+        raise KeyError
+    assert out.exists()  # whose folder it is made it
+    other = tmp_path / "two"
+    with suppress(KeyError), locked(other, "a run", "out="):
+        (other / "config.yaml").touch()
+        raise KeyError
+    assert (other / "config.yaml").exists()
 
 
 def test_one_study_at_a_time_works_in_a_folder(tmp_path, capsys):

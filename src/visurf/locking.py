@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from visurf.config import ConfigError
+
+_NAME = ".lock"
 
 
 @contextmanager
@@ -18,7 +20,7 @@ def locked(folder: Path, what: str, option: str) -> Iterator[int | None]:
     has ended, however that was. Where the system or the file system has no such locks nothing is kept out.
 
     Args:
-        folder: Of the run or study; it is made.
+        folder: Of the run or study; it is made, and removed again where an error comes before anything else stands in it.
         what: What is at work there then, for the message to those kept out.
         option: Which option names another folder.
 
@@ -28,13 +30,14 @@ def locked(folder: Path, what: str, option: str) -> Iterator[int | None]:
     Raises:
         ConfigError: Somebody is at work in the folder.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:
         yield None
         return
-    with (folder / ".lock").open("a+") as file:
+    with (folder / _NAME).open("a+") as file:
         held: int | None = file.fileno()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,4 +52,11 @@ def locked(folder: Path, what: str, option: str) -> Iterator[int | None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield held
+        try:
+            yield held
+        except BaseException:
+            with suppress(OSError):
+                if made and [path.name for path in folder.iterdir()] == [_NAME]:
+                    (folder / _NAME).unlink()
+                    folder.rmdir()
+            raise
