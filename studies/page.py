@@ -299,6 +299,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "table1": main_table("table1"),
     "table2": main_table("table2"),
     "equal_compute": main_table("equal_compute", ("sft", "sft_then_rlvr", "visurf")),
+    "equal_updates": main_table("equal_updates", ("sft", "visurf")),
     "table1-nonobject": study_table("table1-nonobject", _NONOBJECT, _RUN.format("table1/nonobject")),
     "table1-reasoning": study_table("table1-reasoning", _REASONING, _RUN.format("table1/reasoning")),
     "ablation-nonobject": study_table("ablation-nonobject", _NONOBJECT, _RUN.format("ablation/nonobject")),
